@@ -1,0 +1,139 @@
+//! What an environment is made from, and what became of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use muster_model::spec::CommandSpec;
+use tokio::sync::watch;
+
+/// A layer that is a directory on this machine now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagedLayer {
+    /// The directory; never written to.
+    pub directory: PathBuf,
+    /// The absolute path that it is shown at; `/` is usual.
+    pub mount_path: PathBuf,
+}
+
+/// Everything that a place is made from.
+#[derive(Clone, Debug)]
+pub struct EnvironmentSpec {
+    /// Whether the machine's base is under the layers.
+    pub with_base: bool,
+    /// Mounted in order, later ones above earlier ones; all writable to the program, thrown away afterwards.
+    pub layers: Vec<StagedLayer>,
+    /// The program.
+    pub command: CommandSpec,
+    /// Memory with its tmpfs, in bytes.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub processes: u32,
+    /// Standard output and standard error together, in bytes; more kills the program.
+    pub output_bytes: u64,
+    /// Absolute paths of files to read back when everything inside is dead; missing ones are left out, links are not followed.
+    pub collect: Vec<PathBuf>,
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Descriptor 1.
+    Standard,
+    /// Descriptor 2.
+    Error,
+}
+
+/// Some bytes that the program wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputChunk {
+    /// Where.
+    pub stream: OutputStream,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(i32),
+    /// It died of this signal.
+    Signal(u8),
+}
+
+/// Why the driver killed a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillReason {
+    /// The caller pulled the [`KillSwitch`].
+    Requested,
+    /// It passed its memory.
+    Memory,
+    /// It wrote more than it may.
+    Output,
+}
+
+/// What a program used. Zero where the machine can't tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResourceUsage {
+    /// Peak memory, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Processor time, user and system.
+    pub cpu: Duration,
+}
+
+/// What became of a program and its place.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Why the driver killed it, if it did.
+    pub killed: Option<KillReason>,
+    /// Processes that were still there when the program had ended by itself.
+    pub leaked_processes: u32,
+    /// The files asked for, as far as they exist and keep the limit.
+    pub collected: Vec<(PathBuf, Vec<u8>)>,
+    /// From the start of the program to its end.
+    pub execution: Duration,
+    /// Cleaning up.
+    pub cleaning: Duration,
+    /// What it used.
+    pub usage: ResourceUsage,
+}
+
+/// What a driver found on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// Weaknesses that do not stop it, one sentence each: no memory limit, for example.
+    pub notes: Vec<String>,
+}
+
+/// A switch that kills a program, pulled from anywhere, any number of times.
+#[derive(Clone, Debug)]
+pub struct KillSwitch {
+    sender: std::sync::Arc<watch::Sender<bool>>,
+}
+
+impl Default for KillSwitch {
+    fn default() -> Self {
+        Self { sender: std::sync::Arc::new(watch::Sender::new(false)) }
+    }
+}
+
+impl KillSwitch {
+    /// Kills.
+    pub fn pull(&self) {
+        self.sender.send_replace(true);
+    }
+
+    /// Whether it was pulled.
+    pub fn is_pulled(&self) -> bool {
+        *self.sender.borrow()
+    }
+
+    /// Waits until it is pulled.
+    pub async fn pulled(&self) {
+        let mut receiver = self.sender.subscribe();
+        // The sender lives as long as `self`, so the wait can only end with the value.
+        let _ = receiver.wait_for(|pulled| *pulled).await;
+    }
+}

@@ -1,0 +1,1 @@
+//! The agent: stages inputs, runs attempts in environments, reports what happened.

@@ -1,0 +1,69 @@
+//! What can go wrong with a store.
+
+use std::path::PathBuf;
+
+use muster_model::Digest;
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The blob is not here.
+    #[error("blob {0} is not in the store")]
+    NotFound(Digest),
+    /// The bytes offered are not those of the digest.
+    #[error("the bytes offered for {expected} are those of {found}")]
+    Mismatch {
+        /// The digest that was claimed.
+        expected: Digest,
+        /// What the bytes hash to, as far as they were read.
+        found: Digest,
+    },
+    /// Bytes on this store's own medium changed; the blob is quarantined.
+    #[error("stored bytes of {0} do not verify; the blob was quarantined")]
+    Corrupt(Digest),
+    /// No room: every byte that could go is leased.
+    #[error("no room for {needed_bytes} bytes: {leased_bytes} of {capacity_bytes} are leased")]
+    Full {
+        /// What was asked for.
+        needed_bytes: u64,
+        /// What can't go.
+        leased_bytes: u64,
+        /// The configured size.
+        capacity_bytes: u64,
+    },
+    /// A limit of [`muster_model::limits`] was passed.
+    #[error("{what} passes its limit of {limit}")]
+    Limit {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A tree in the store is not canonical or not safe.
+    #[error("tree {digest}: {why}")]
+    Tree {
+        /// The directory that is wrong.
+        digest: Digest,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file system said no.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried, as an infinitive.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// The index said no.
+    #[error("the cache's index failed")]
+    Index(#[from] rusqlite::Error),
+    /// The peer said no.
+    #[error("the remote store answered {}", .0.code())]
+    Remote(#[source] Box<tonic::Status>),
+    /// The store is closing.
+    #[error("the store is closed")]
+    Closed,
+}

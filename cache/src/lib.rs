@@ -1,0 +1,71 @@
+//! Content-addressed storage whose every byte is verified, on the way in and on the way out.
+//!
+//! [`BlobStore`] has three verbs and [`ActionCache`] two; leaves keep bytes, decorators add one behaviour each.
+//!
+//! Architecture Invariant: no store has an option to skip verification, and none hands out a byte that it has not checked: see [`Blob`].
+
+mod blob;
+mod error;
+
+pub mod tree;
+
+use async_trait::async_trait;
+use muster_model::Digest;
+use muster_model::key::ActionKey;
+
+pub use blob::Blob;
+pub use error::StoreError;
+
+/// Blobs by digest.
+#[async_trait]
+pub trait BlobStore: Send + Sync {
+    /// Which of `digests` are not here, each once. What is not listed stays for the store's lease time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store can't be asked; never for a missing blob.
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError>;
+
+    /// One blob.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] when it is not here, [`StoreError::Corrupt`] when the bytes do not hash to `digest`: then it is
+    /// quarantined, and not here any more.
+    async fn get(&self, digest: &Digest) -> Result<Blob, StoreError>;
+
+    /// Stores one blob. Never visible before its bytes were verified against `digest`; storing a blob that is here already is cheap.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Mismatch`] when the bytes are not those of `digest`, [`StoreError::Full`] when there is no room.
+    async fn put(&self, digest: &Digest, blob: Blob) -> Result<(), StoreError>;
+}
+
+/// What an action's key led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionRecord {
+    /// The result as its owner encodes it; at most [`muster_model::limits::MESSAGE_BYTES_MAX`] bytes.
+    pub payload: bytes::Bytes,
+    /// Every blob that the result points at. The record dies with the first of them.
+    pub references: Vec<Digest>,
+}
+
+/// Results by action key.
+#[async_trait]
+pub trait ActionCache: Send + Sync {
+    /// The records of `keys`, in their order. A record is answered only when every blob it references is here, and then those blobs are
+    /// leased.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the cache can't be asked.
+    async fn get(&self, keys: &[ActionKey]) -> Result<Vec<Option<ActionRecord>>, StoreError>;
+
+    /// Stores records in one transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] when a referenced blob is not here; then nothing is stored.
+    async fn put(&self, records: Vec<(ActionKey, ActionRecord)>) -> Result<(), StoreError>;
+}

@@ -1,0 +1,1 @@
+//! Directory trees as canonical `Directory` messages (Remote Execution API).

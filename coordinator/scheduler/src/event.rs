@@ -1,0 +1,150 @@
+//! What has happened: the inputs of the scheduler.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use muster_model::attempt::{AttemptStatus, Interruption, Work};
+use muster_model::outcome::{CaseOutcome, FaultKind, Verdict};
+use muster_model::platform::{Offer, Requirements};
+use muster_model::spec::Isolation;
+use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+
+/// Something that has happened. Names are past participles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An agent opened a stream. If it was known, it has come back: what it still holds follows in [`Event::AgentReported`].
+    AgentConnected {
+        /// Who.
+        agent: AgentId,
+        /// How many attempts it runs at one time; at least 1.
+        slots: u32,
+        /// What it has.
+        offer: Offer,
+    },
+    /// An agent said what it is doing. Every message of an agent comes here and renews its leases.
+    AgentReported {
+        /// Who.
+        agent: AgentId,
+        /// It takes no new work.
+        draining: bool,
+        /// Every attempt that it holds.
+        attempts: Vec<AttemptStatus>,
+    },
+    /// An agent's stream ended.
+    AgentDisconnected {
+        /// Who.
+        agent: AgentId,
+    },
+    /// A run was accepted and is in the ledger.
+    RunSubmitted {
+        /// Which.
+        run: RunId,
+        /// How it behaves.
+        policy: SchedulingPolicy,
+        /// Its targets, by position.
+        targets: Vec<TargetSeed>,
+    },
+    /// A target's cases are known: from the cache, or from an attempt that [`crate::Command::AcceptDiscovery`] accepted.
+    CasesDiscovered {
+        /// The run.
+        run: RunId,
+        /// The target.
+        target: TargetIndex,
+        /// Its planned cases, by position; those left out by filters are not among them.
+        cases: Vec<CaseSeed>,
+    },
+    /// An attempt ended; the loud half keeps the whole report under its epoch until the commands that follow are carried out.
+    AttemptFinished {
+        /// Who says so.
+        agent: AgentId,
+        /// Which attempt.
+        epoch: Epoch,
+        /// How.
+        end: AttemptEnd,
+    },
+    /// Somebody cancelled a run.
+    RunCancelled {
+        /// Which.
+        run: RunId,
+    },
+    /// After a restart: a lease that the ledger holds open. Given after the run's `RunSubmitted` and `CasesDiscovered`; the agent has one
+    /// lease time to come back with it.
+    LeaseRestored {
+        /// The fencing number.
+        epoch: Epoch,
+        /// Who holds it.
+        agent: AgentId,
+        /// The run.
+        run: RunId,
+        /// The target.
+        target: TargetIndex,
+        /// What it is doing.
+        work: Work,
+    },
+}
+
+/// The part of a run's policy that scheduling needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedulingPolicy {
+    /// How cases share processes.
+    pub isolation: Isolation,
+    /// How often a case that failed alone is tried again.
+    pub retries: u32,
+    /// Cancel what has no verdict after the first final failure.
+    pub fail_fast: bool,
+}
+
+/// A target as a run is submitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetSeed {
+    /// What an agent must offer.
+    pub requirements: Requirements,
+    /// Whether an attempt has to list its cases; otherwise `CasesDiscovered` follows by itself.
+    pub needs_discovery: bool,
+}
+
+/// A case as its target is discovered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CaseSeed {
+    /// From history; none is *unknown* and sorts as longest.
+    pub expected: Option<Duration>,
+    /// Failed when it was last run: goes first.
+    pub failed_last: bool,
+    /// History says that it needs a process of its own.
+    pub needs_alone: bool,
+    /// Already decided: from the cache, by being ignored, or before a restart.
+    pub decided: Option<CaseOutcome>,
+}
+
+/// How an attempt ended, without its words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// The cases were listed; their names are in the report.
+    Discovered,
+    /// Listing failed in a way that is the project's own.
+    DiscoveryFailed,
+    /// Cases were run.
+    Ran {
+        /// At most one for each case of the attempt.
+        cases: Vec<CaseEnd>,
+        /// Why the others have none, and the case that was running then.
+        interruption: Option<(Interruption, Option<CaseIndex>)>,
+        /// Processes were left behind, and with several cases in the process nobody knows by which.
+        leaked_in_company: bool,
+    },
+    /// The fleet's fault.
+    Fault(FaultKind),
+}
+
+/// How a case ended in one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaseEnd {
+    /// Which.
+    pub case: CaseIndex,
+    /// What the test said.
+    pub verdict: Verdict,
+    /// How long it ran; teaches the run about cases whose time is unknown.
+    pub duration: Duration,
+    /// A sanitizer or race detector spoke.
+    pub never_retry: bool,
+}

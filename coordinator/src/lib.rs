@@ -1,0 +1,1 @@
+//! The coordinator: services, the task that owns the scheduler, the ledger.

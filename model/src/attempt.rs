@@ -1,0 +1,188 @@
+//! One attempt: what an agent is asked to do, and what it says became of it.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::outcome::{Fault, Verdict};
+use crate::{CaseIndex, Digest, Epoch, RunId, TargetIndex};
+
+/// What an attempt is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// List the target's cases.
+    Discover,
+    /// Run these cases of the target.
+    Cases {
+        /// In the order to run them; the names travel beside them in [`Assignment::case_names`].
+        cases: Vec<CaseIndex>,
+        /// Every case in a process and an environment of its own, one after the other.
+        alone: bool,
+    },
+}
+
+/// A lease on one attempt, as an agent receives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The fencing number, which names the attempt.
+    pub epoch: Epoch,
+    /// The run it belongs to.
+    pub run: RunId,
+    /// The target within the run.
+    pub target: TargetIndex,
+    /// The blob that holds the encoded target (`muster.v1.TargetSpec`).
+    pub target_spec: Digest,
+    /// What to do.
+    pub work: Work,
+    /// The names of `work`'s cases, in its order.
+    pub case_names: Vec<String>,
+    /// Wall-clock time of each case, or of the discovery.
+    pub case_timeout: Duration,
+}
+
+/// Where an attempt is on its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Received; not started, so it can be recalled.
+    Waiting,
+    /// Inputs are being fetched and staged.
+    Fetching,
+    /// The environment is there and the program runs.
+    Running,
+    /// Over; the report is in the spool until acknowledged.
+    Finished,
+}
+
+impl Stage {
+    /// The name used on the wire and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Fetching => "fetching",
+            Self::Running => "running",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// What an agent says that an attempt is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttemptStatus {
+    /// Which attempt.
+    pub epoch: Epoch,
+    /// Where it is.
+    pub stage: Stage,
+    /// The case under way, as a position in the assignment's list of cases.
+    pub running: Option<u32>,
+}
+
+/// What an attempt said of one case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseReport {
+    /// The case.
+    pub case: CaseIndex,
+    /// What the test said.
+    pub verdict: Verdict,
+    /// How long it ran.
+    pub duration: Duration,
+    /// A reason in one line: a panic's message, a skip's reason; may be empty.
+    pub message: String,
+    /// What it wrote, for verdicts other than passed; cut to [`crate::limits::CASE_OUTPUT_BYTES_MAX`].
+    pub output: String,
+    /// A sanitizer or a race detector spoke: never retried.
+    pub never_retry: bool,
+    /// It left processes behind when it ended.
+    pub leaked: bool,
+}
+
+/// Why some of an attempt's cases have no verdict although the fleet did nothing wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// The process died: of a signal, or (0) by leaving without a word.
+    Crashed {
+        /// The signal's number, or 0.
+        signal: u8,
+    },
+    /// A case passed its wall-clock time.
+    TimedOut,
+    /// The environment passed its memory.
+    MemoryExceeded,
+    /// The environment wrote too much.
+    OutputExceeded,
+    /// What it wrote contradicts itself or its exit status; no line of it is believed for the cases left open.
+    Contradicted,
+}
+
+/// How long the parts of an attempt took, by the agent's own clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// From receipt to the start of the work.
+    pub waited: Duration,
+    /// Fetching and staging the inputs.
+    pub transfer: Duration,
+    /// Making and cleaning the environment.
+    pub environment: Duration,
+    /// From the start of the program to its end.
+    pub execution: Duration,
+}
+
+/// What an attempt used. Zero where the machine can't tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Peak memory, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Processor time, user and system.
+    pub cpu: Duration,
+    /// Bytes fetched for it.
+    pub fetched_bytes: u64,
+    /// Bytes that it needed and that were there already.
+    pub reused_bytes: u64,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// Discovery worked: the names in order, and whether each is ignored unless asked for.
+    Discovered {
+        /// Every case of the target.
+        cases: Vec<DiscoveredCase>,
+    },
+    /// The cases were run.
+    Ran {
+        /// One report for each case that has a verdict; no case twice.
+        reports: Vec<CaseReport>,
+        /// Why others have none, and the case that was running then.
+        interruption: Option<(Interruption, Option<CaseIndex>)>,
+        /// The process left others behind when it ended, with several cases in it.
+        leaked_in_company: bool,
+    },
+    /// Discovery ran and failed in a way that is the project's own (an import error): its words.
+    DiscoveryFailed {
+        /// What the framework wrote.
+        message: String,
+    },
+    /// The fleet's fault.
+    Fault(Fault),
+}
+
+/// One case as discovery found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveredCase {
+    /// The framework's own name for it: a path, a node id.
+    pub name: String,
+    /// Not run unless asked for (`#[ignore]`).
+    pub ignored: bool,
+}
+
+/// A finished attempt, kept in the agent's spool until acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptReport {
+    /// Which attempt.
+    pub epoch: Epoch,
+    /// How it ended.
+    pub result: AttemptResult,
+    /// How long its parts took.
+    pub timings: Timings,
+    /// What it used.
+    pub usage: Usage,
+}

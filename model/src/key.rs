@@ -1,0 +1,208 @@
+//! Keys of actions: BLAKE3 in key-derivation mode over length-prefixed fields (BLAKE3 specification, section 2.3, `derive_key`).
+//!
+//! A key covers exactly what a case can see: framework, command, variables, working directory, base, layers, kind of environment, limits
+//! and the case's own name. It leaves out how the run behaves (retries, isolation, timeout), because a passed result does not depend on
+//! that.
+//!
+//! Architecture Invariant: a key is made only of values that are in the specification. When keys shrink to the files that a case was seen to open,
+//! that is a *second* key looked up after this one, not a change to it.
+
+use crate::digest::hex;
+use crate::platform::BaseRequest;
+use crate::spec::TargetSpec;
+use crate::{Digest, DigestFunction};
+use alloc::string::String;
+use core::fmt;
+
+/// The name of a result in the action cache.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ActionKey(pub [u8; 32]);
+
+impl ActionKey {
+    /// The key as 64 lower-case hexadecimal digits.
+    pub fn hex(&self) -> String {
+        hex(&self.0)
+    }
+}
+
+impl fmt::Debug for ActionKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.hex())
+    }
+}
+
+/// The key of a target, from which the keys of its discovery and its cases derive.
+///
+/// # Panics
+///
+/// When the base is not pinned: the coordinator pins before it keys, so this is its own promise.
+pub fn target_key(target: &TargetSpec) -> ActionKey {
+    assert!(target.is_pinned(), "a target is keyed only after its base is pinned");
+    let mut fields = Fields::new("muster 2026-11 target key v1");
+    fields.text(target.framework.name());
+    fields.count(target.command.arguments.len());
+    for argument in &target.command.arguments {
+        fields.text(argument);
+    }
+    fields.count(target.command.environment.len());
+    for (name, value) in &target.command.environment {
+        fields.text(name);
+        fields.text(value);
+    }
+    fields.text(&target.command.working_directory);
+    fields.count(target.layers.len());
+    for layer in &target.layers {
+        fields.digest(&layer.root);
+        fields.text(&layer.mount_path);
+    }
+    match &target.requirements.base {
+        BaseRequest::Pinned(base) => {
+            fields.text("pinned");
+            fields.text(&base.name);
+            fields.digest(&base.digest);
+        }
+        BaseRequest::Named(_) | BaseRequest::None => fields.text("none"),
+    }
+    fields.text(target.requirements.environment.name());
+    fields.count(target.requirements.properties.iter().count());
+    for (name, value) in target.requirements.properties.iter() {
+        fields.text(name);
+        fields.text(value);
+    }
+    fields.number(target.limits.memory_bytes);
+    fields.number(u64::from(target.limits.processes));
+    fields.number(target.limits.output_bytes);
+    fields.number(u64::from(target.shards));
+    fields.finish()
+}
+
+/// The key of a target's discovery.
+pub fn discovery_key(target: ActionKey) -> ActionKey {
+    let mut fields = Fields::new("muster 2026-11 discovery key v1");
+    fields.bytes(&target.0);
+    fields.finish()
+}
+
+/// The key of one case.
+pub fn case_key(target: ActionKey, case: &str) -> ActionKey {
+    let mut fields = Fields::new("muster 2026-11 case key v1");
+    fields.bytes(&target.0);
+    fields.text(case);
+    fields.finish()
+}
+
+/// Length-prefixed fields, so that no two lists of fields give the same bytes.
+struct Fields(blake3::Hasher);
+
+impl Fields {
+    fn new(context: &str) -> Self {
+        Self(blake3::Hasher::new_derive_key(context))
+    }
+
+    fn number(&mut self, number: u64) {
+        self.0.update(&number.to_le_bytes());
+    }
+
+    fn count(&mut self, count: usize) {
+        self.number(count as u64);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.0.update(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn digest(&mut self, digest: &Digest) {
+        self.number(match digest.function {
+            DigestFunction::Blake3 => 0,
+            DigestFunction::Sha256 => 1,
+        });
+        self.bytes(&digest.hash);
+        self.number(digest.size_bytes);
+    }
+
+    fn finish(self) -> ActionKey {
+        ActionKey(*self.0.finalize().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::{Base, EnvironmentKind, Requirements};
+    use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer};
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    fn target() -> TargetSpec {
+        TargetSpec {
+            name: "name".into(),
+            suite: "suite".into(),
+            framework: FrameworkKind::Libtest,
+            command: CommandSpec {
+                arguments: vec!["/a".into(), "b".into()],
+                environment: vec![("A".into(), "1".into())],
+                working_directory: "/work".into(),
+            },
+            layers: vec![Layer { root: Digest::of(b"x"), mount_path: "/".into(), purpose: "package".into() }],
+            requirements: Requirements {
+                base: BaseRequest::Pinned(Base { name: "debian".into(), digest: Digest::of(b"base") }),
+                ..Requirements::default()
+            },
+            limits: EnvironmentLimits::default(),
+            shards: 0,
+        }
+    }
+
+    #[test]
+    fn every_part_that_a_case_can_see_changes_the_key() {
+        let changes: Vec<fn(&mut TargetSpec)> = vec![
+            |target| target.framework = FrameworkKind::ExitCode,
+            |target| target.command.arguments = vec!["/ab".into()],
+            |target| target.command.arguments.push("c".into()),
+            |target| target.command.environment[0].1 = "2".into(),
+            |target| target.command.environment[0].0 = "B".into(),
+            |target| target.command.working_directory = "/".into(),
+            |target| target.layers[0].root = Digest::of(b"y"),
+            |target| target.layers[0].mount_path = "/elsewhere".into(),
+            |target| target.layers.clear(),
+            |target| target.requirements.base = BaseRequest::None,
+            |target| target.requirements.environment = EnvironmentKind::Host,
+            |target| target.requirements.properties.set("arch".into(), "x".into()),
+            |target| target.limits.memory_bytes = 1,
+            |target| target.limits.processes = 1,
+            |target| target.limits.output_bytes = 1,
+            |target| target.shards = 2,
+        ];
+        let mut keys = vec![target_key(&target())];
+        for change in changes {
+            let mut changed = target();
+            change(&mut changed);
+            keys.push(target_key(&changed));
+        }
+        let count = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
+
+    #[test]
+    fn names_for_people_do_not_change_the_key() {
+        let mut renamed = target();
+        renamed.name = "another".into();
+        renamed.suite = "another".into();
+        renamed.layers[0].purpose = "another".into();
+        assert_eq!(target_key(&renamed), target_key(&target()));
+    }
+
+    #[test]
+    fn discovery_and_cases_have_keys_of_their_own() {
+        let key = target_key(&target());
+        assert_ne!(discovery_key(key), case_key(key, ""));
+        assert_ne!(case_key(key, "a"), case_key(key, "b"));
+    }
+}

@@ -1,0 +1,92 @@
+//! Every bound of the fleet, unit last in the name. Each is used somewhere, and a test checks that.
+
+use core::time::Duration;
+
+/// One gRPC message, in bytes, either way (the default of most peers).
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Payload of one batch of blobs, in bytes; leaves room for the framing in one message.
+pub const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024;
+/// One chunk of a streamed blob, in bytes.
+pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// One blob, in bytes.
+pub const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Digests in one question for missing blobs.
+pub const FIND_MISSING_DIGESTS_MAX: usize = 50_000;
+/// Bytes of blobs cached by a coordinator or an agent, unless configured.
+pub const CACHE_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
+/// Connections that a coordinator accepts at one time.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Streams on one connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// HTTP/2 window of one stream, in bytes.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// HTTP/2 window of one connection, in bytes.
+pub const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// Targets in one run.
+pub const TARGETS_PER_RUN_MAX: usize = 10_000;
+/// Cases in one target.
+pub const CASES_PER_TARGET_MAX: usize = 1_000_000;
+/// Bytes of one case's name.
+pub const CASE_NAME_BYTES_MAX: usize = 4096;
+/// Bytes of all case names that one shard may put on a command line; Linux stops at 2 MiB with the environment.
+pub const SHARD_NAME_BYTES_MAX: usize = 512 * 1024;
+/// Cases of one shard.
+pub const SHARD_CASES_MAX: usize = 4096;
+/// Expected time of one shard above which no case is added.
+pub const SHARD_TIME_MAX: Duration = Duration::from_secs(5);
+/// Expected time of one shard below which cases are added while there are any.
+pub const SHARD_TIME_MIN: Duration = Duration::from_millis(50);
+/// Layers of one target.
+pub const LAYERS_PER_TARGET_MAX: usize = 32;
+/// Runs that wait or are under way at one time.
+pub const RUNS_OPEN_MAX: usize = 1000;
+
+/// Wall-clock time of one case unless the user says otherwise.
+pub const CASE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+/// Wall-clock time of one discovery.
+pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Standard output and error of one environment together, in bytes, unless the target says otherwise.
+pub const ENVIRONMENT_OUTPUT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Memory of one environment, in bytes, unless the target says otherwise.
+pub const ENVIRONMENT_MEMORY_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
+/// Processes and threads of one environment unless the target says otherwise.
+pub const ENVIRONMENT_PROCESSES_DEFAULT: u32 = 512;
+/// Output of one case that travels inside its report, in bytes; a longer one keeps its head and its tail.
+pub const CASE_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// One line of a framework's output, in bytes; the rest of a longer line is dropped.
+pub const OUTPUT_LINE_BYTES_MAX: usize = 256 * 1024;
+/// A file that a framework reads back from an environment (JUnit XML), in bytes.
+pub const RESULT_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Slots of one agent.
+pub const SLOTS_PER_AGENT_MAX: u32 = 1024;
+/// Assignments given to an agent beyond its slots, so that a slot never waits for the network.
+pub const PREFETCH_PER_AGENT: u32 = 1;
+/// Silence after which an agent's leases run out.
+pub const LEASE_TIME: Duration = Duration::from_secs(8);
+/// Share of [`LEASE_TIME`] after which a cut-off agent stops its own work, as numerator and denominator.
+pub const LEASE_SELF_FENCE: (u32, u32) = (2, 3);
+/// How often an agent reports when nothing happens.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after a closed connection an agent may come back before its work is given to others.
+pub const RECONNECT_GRACE: Duration = Duration::from_millis(1000);
+/// Share of the agents, as a percentage, that may fall silent within one lease before expiry is held back for one more.
+pub const MASS_LOSS_PERCENT: u32 = 50;
+/// Faults (other than the agent's loss or work returned) after which a case is given up as the fleet's fault.
+pub const FAULTS_PER_CASE_MAX: u8 = 3;
+/// Agents lost with a case running after which the case runs alone.
+pub const LOSSES_BEFORE_ALONE: u8 = 1;
+/// Agents lost with a case running alone after which it is poison.
+pub const LOSSES_ALONE_BEFORE_POISON: u8 = 2;
+/// Finished attempts that an agent keeps until they are acknowledged.
+pub const SPOOL_ATTEMPTS_MAX: usize = 10_000;
+/// Agents known to a coordinator at one time.
+pub const AGENTS_MAX: usize = 100_000;
+
+/// Depth of a directory tree.
+pub const TREE_DEPTH_MAX: usize = 256;
+/// Files, directories and links of one layer, expanded.
+pub const TREE_NODES_MAX: usize = 2_000_000;
+/// One name in a directory, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;

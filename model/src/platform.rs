@@ -1,0 +1,208 @@
+//! What an agent offers and what work asks for.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::Digest;
+
+/// A sorted set of `key = value` properties, each key at most once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Properties(Vec<(String, String)>);
+
+impl Properties {
+    /// Sorts and keeps the last value of a key that occurs twice.
+    pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut properties = Self::default();
+        for (key, value) in pairs {
+            properties.set(key, value);
+        }
+        properties
+    }
+
+    /// Sets one property.
+    pub fn set(&mut self, key: String, value: String) {
+        match self.0.binary_search_by(|(known, _)| known.cmp(&key)) {
+            Ok(position) => self.0[position].1 = value,
+            Err(position) => self.0.insert(position, (key, value)),
+        }
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let position = self.0.binary_search_by(|(known, _)| known.as_str().cmp(key)).ok()?;
+        Some(&self.0[position].1)
+    }
+
+    /// Every pair in order of keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+/// A base as an agent offers it: a name that people use and a digest that keys use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Base {
+    /// For example `debian-12-x86_64`.
+    pub name: String,
+    /// Over everything the base shows; see `muster-environment`'s `base` module for what goes in.
+    pub digest: Digest,
+}
+
+/// The base that work asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BaseRequest {
+    /// Nothing under the layers: the hermetic form, `base = "none"`.
+    #[default]
+    None,
+    /// This name, any digest; the coordinator pins it to what its agents offer before anything is keyed or queued.
+    Named(String),
+    /// Exactly this.
+    Pinned(Base),
+}
+
+/// Where an attempt runs. The kind is part of every action's key and of every result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EnvironmentKind {
+    /// Namespaces over a base and layers.
+    #[default]
+    Sandbox,
+    /// The bare host: labelled in every result, never cached unless asked for.
+    Host,
+}
+
+impl EnvironmentKind {
+    /// The name used in configuration, results and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// What a target needs of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Requirements {
+    /// The base under the layers. Never [`BaseRequest::Named`] once it is queued.
+    pub base: BaseRequest,
+    /// The kind of environment.
+    pub environment: EnvironmentKind,
+    /// Labels that the agent must carry with exactly these values.
+    pub properties: Properties,
+}
+
+/// What an agent has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Offer {
+    /// The bases it can put under an environment.
+    pub bases: Vec<Base>,
+    /// The kinds of environment that it has found to work.
+    pub environments: Vec<EnvironmentKind>,
+    /// Its labels, `os` and `arch` among them.
+    pub properties: Properties,
+}
+
+/// The first thing that an offer lacks for a requirement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// No base of that name and digest.
+    Base(BaseRequest),
+    /// The kind of environment does not work there.
+    Environment(EnvironmentKind),
+    /// The property is missing or differs.
+    Property {
+        /// Its key.
+        key: String,
+        /// The value asked for.
+        wanted: String,
+        /// The value offered, if any.
+        offered: Option<String>,
+    },
+}
+
+impl Offer {
+    /// Whether work with these requirements can run here.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is missing, in the order environment, base, properties.
+    pub fn satisfies(&self, requirements: &Requirements) -> Result<(), Lack> {
+        if !self.environments.contains(&requirements.environment) {
+            return Err(Lack::Environment(requirements.environment));
+        }
+        let has_base = match &requirements.base {
+            BaseRequest::None => true,
+            BaseRequest::Named(name) => self.bases.iter().any(|base| &base.name == name),
+            BaseRequest::Pinned(pinned) => self.bases.contains(pinned),
+        };
+        if !has_base {
+            return Err(Lack::Base(requirements.base.clone()));
+        }
+        for (key, wanted) in requirements.properties.iter() {
+            let offered = self.properties.get(key);
+            if offered != Some(wanted) {
+                return Err(Lack::Property {
+                    key: key.into(),
+                    wanted: wanted.into(),
+                    offered: offered.map(Into::into),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for BaseRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => formatter.write_str("none"),
+            Self::Named(name) => formatter.write_str(name),
+            Self::Pinned(base) => fmt::Display::fmt(base, formatter),
+        }
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hex = self.digest.hex();
+        write!(formatter, "{}@{}", self.name, &hex[..12])
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Base(request) => write!(formatter, "base {request}"),
+            Self::Environment(kind) => write!(formatter, "a working {} environment", kind.name()),
+            Self::Property { key, wanted, offered: None } => write!(formatter, "property {key}={wanted}"),
+            Self::Property { key, wanted, offered: Some(offered) } => {
+                write!(formatter, "property {key}={wanted} (it has {key}={offered})")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    #[test]
+    fn an_offer_names_the_first_thing_it_lacks() {
+        let base = Base { name: "debian-12".into(), digest: Digest::of(b"base") };
+        let offer = Offer {
+            bases: vec![base.clone()],
+            environments: vec![EnvironmentKind::Sandbox],
+            properties: Properties::new([("arch".into(), "x86_64".into())]),
+        };
+        let mut wanted = Requirements { base: BaseRequest::Pinned(base), ..Requirements::default() };
+        assert_eq!(offer.satisfies(&wanted), Ok(()));
+        wanted.properties.set("arch".into(), "aarch64".into());
+        let lack = offer.satisfies(&wanted).expect_err("another architecture");
+        assert_eq!(lack.to_string(), "property arch=aarch64 (it has arch=x86_64)");
+        wanted.environment = EnvironmentKind::Host;
+        assert_eq!(offer.satisfies(&wanted), Err(Lack::Environment(EnvironmentKind::Host)));
+    }
+}
