@@ -91,12 +91,24 @@ pub struct Shard<'a> {
     pub nonce: &'a str,
 }
 
+/// What one of the programs of a discovery came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryOutput {
+    /// Its standard output.
+    pub standard: Vec<u8>,
+    /// Its standard error.
+    pub error: Vec<u8>,
+    /// How it ended.
+    pub ending: Ending,
+}
+
 /// One test framework.
 pub trait Framework: Send + Sync {
-    /// What lists the target's cases. None: the list is known without running anything, see [`Framework::read_discovery`].
-    fn discovery_command(&self, target: &TargetSpec, nonce: &str) -> Option<FrameworkCommand>;
+    /// What lists the target's cases: programs to run one after the other, each in an environment like that of a shard. None at all: the list is
+    /// known without running anything, see [`Framework::read_discovery`].
+    fn discovery_commands(&self, target: &TargetSpec, nonce: &str) -> Vec<FrameworkCommand>;
 
-    /// Reads the list; the output is empty and the ending a success where there was no command.
+    /// Reads the list from what [`Framework::discovery_commands`] came to, one output for each command, in their order.
     ///
     /// # Errors
     ///
@@ -105,9 +117,7 @@ pub trait Framework: Send + Sync {
         &self,
         target: &TargetSpec,
         nonce: &str,
-        standard: &[u8],
-        error: &[u8],
-        ending: &Ending,
+        outputs: &[DiscoveryOutput],
     ) -> Result<Vec<DiscoveredCase>, DiscoveryError>;
 
     /// What runs a shard in one process.
