@@ -14,6 +14,20 @@ pub const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 pub const FIND_MISSING_DIGESTS_MAX: usize = 50_000;
 /// Bytes of blobs cached by a coordinator or an agent, unless configured.
 pub const CACHE_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
+/// How long a blob stays after a store said that it is there.
+pub const BLOB_LEASE_TIME: Duration = Duration::from_secs(600);
+/// Blobs of at most this size, in bytes, are kept inside the cache's index instead of in files of their own.
+pub const INLINE_BLOB_BYTES_MAX: u64 = 4096;
+/// Corrupt blobs that a store keeps for inspection.
+pub const QUARANTINED_BLOBS_MAX: usize = 16;
+/// Requests and streams that one transfer of many blobs keeps under way.
+pub const TRANSFERS_CONCURRENT_MAX: usize = 8;
+/// Uploads that a server keeps open at one time, those waiting to be resumed included.
+pub const UPLOADS_OPEN_MAX: usize = 1024;
+/// How long an upload whose connection broke can be resumed.
+pub const UPLOAD_RESUME_TIME: Duration = Duration::from_secs(60);
+/// Files, directories and links of all trees that an agent keeps staged.
+pub const STAGED_NODES_MAX: usize = 4_000_000;
 /// Connections that a coordinator accepts at one time.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Streams on one connection.
@@ -69,6 +83,10 @@ pub const LEASE_TIME: Duration = Duration::from_secs(8);
 pub const LEASE_SELF_FENCE: (u32, u32) = (2, 3);
 /// How often an agent reports when nothing happens.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Least time between two reports that tell of nothing but progress inside attempts: a stage, the next case.
+pub const PROGRESS_REPORT_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a finished attempt's report may stay unacknowledged on one connection before it is sent again.
+pub const REPORT_RESEND_INTERVAL: Duration = Duration::from_secs(3);
 /// How long after a closed connection an agent may come back before its work is given to others.
 pub const RECONNECT_GRACE: Duration = Duration::from_millis(1000);
 /// Share of the agents, as a percentage, that may fall silent within one lease before expiry is held back for one more.
