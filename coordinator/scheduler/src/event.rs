@@ -12,7 +12,8 @@ use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 /// Something that has happened. Names are past participles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An agent opened a stream. If it was known, it has come back: what it still holds follows in [`Event::AgentReported`].
+    /// An agent opened a stream. If it was known, it has come back: what it still holds follows in [`Event::AgentReported`], and it gets no
+    /// work before that.
     AgentConnected {
         /// Who.
         agent: AgentId,
@@ -30,7 +31,7 @@ pub enum Event {
         /// Every attempt that it holds.
         attempts: Vec<AttemptStatus>,
     },
-    /// An agent's stream ended.
+    /// An agent's stream ended, and it has no newer one.
     AgentDisconnected {
         /// Who.
         agent: AgentId,
@@ -68,7 +69,8 @@ pub enum Event {
         run: RunId,
     },
     /// After a restart: a lease that the ledger holds open. Given after the run's `RunSubmitted` and `CasesDiscovered`; the agent has one
-    /// lease time to come back with it.
+    /// lease time to come back with it. Who gives it counts it to the agent's desired state, as after an `Assign`; a lease that is of no use
+    /// any more is answered with [`crate::Command::Withdraw`].
     LeaseRestored {
         /// The fencing number.
         epoch: Epoch,
@@ -112,7 +114,8 @@ pub struct CaseSeed {
     pub failed_last: bool,
     /// History says that it needs a process of its own.
     pub needs_alone: bool,
-    /// Already decided: from the cache, by being ignored, or before a restart.
+    /// Already decided: from the cache, by being ignored, or before a restart. Whoever gives it has published it: it is counted, and no
+    /// [`crate::Command::DecideCase`] follows.
     pub decided: Option<CaseOutcome>,
 }
 
@@ -147,4 +150,6 @@ pub struct CaseEnd {
     pub duration: Duration,
     /// A sanitizer or race detector spoke.
     pub never_retry: bool,
+    /// It ran alone and left processes behind.
+    pub leaked: bool,
 }

@@ -1,0 +1,148 @@
+//! Matching work with agents.
+
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+use core::time::Duration;
+
+use muster_model::attempt::Work;
+use muster_model::{AgentId, CaseIndex, RunId, TargetIndex};
+
+use crate::Scheduler;
+use crate::agents::LOAD_FULL;
+use crate::classes::ClassIndex;
+use crate::leases::Lease;
+use crate::run::{Discovery, Urgency};
+use crate::shard::{self, ShardSize};
+
+/// Agents, runs and targets that are looked at, each, when the first ones don't want each other.
+const SEARCH_WIDTH: usize = 16;
+
+/// Who gets what next.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    agent: AgentId,
+    run: RunId,
+    target: TargetIndex,
+}
+
+/// Lower goes first: idle slots before prefetch, then the run with the fewest attempts under way, then the most urgent work.
+type Rank = (bool, u32, Reverse<Urgency>);
+
+impl Scheduler {
+    /// Hands out work until there is none, or no room for it.
+    pub(crate) fn dispatch(&mut self) {
+        while let Some(choice) = self.choose() {
+            self.lease_next(choice);
+        }
+        self.balance();
+    }
+
+    fn choose(&self) -> Option<Choice> {
+        self.classes
+            .matchable()
+            .filter_map(|class| self.choose_in(class))
+            .min_by_key(|&(rank, _)| rank)
+            .map(|(_, choice)| choice)
+    }
+
+    fn choose_in(&self, index: ClassIndex) -> Option<(Rank, Choice)> {
+        let class = self.classes.get(index);
+        for &(load, agent) in class.available.iter().take(SEARCH_WIDTH) {
+            for &(in_use, id) in class.ready.iter().take(SEARCH_WIDTH) {
+                let run = self.runs.get(&id)?;
+                let targets = &run.ready.get(&index)?.targets;
+                for &(urgency, target) in targets.iter().take(SEARCH_WIDTH) {
+                    if !self.is_avoided(index, id, target, agent) {
+                        return Some(((load >= LOAD_FULL, in_use, urgency), Choice { agent, run: id, target }));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether a target met a fault on an agent lately and there is another that could take it.
+    fn is_avoided(&self, class: ClassIndex, run: RunId, target: TargetIndex, agent: AgentId) -> bool {
+        let Some(target) = self.runs.get(&run).and_then(|run| run.target(target)) else { return false };
+        if target.avoided.is_empty() {
+            return false;
+        }
+        let still = target.avoided.iter().filter(|(_, until)| *until > self.now);
+        let (count, is_listed) = still.fold((0, false), |(count, found), (id, _)| (count + 1, found || *id == agent));
+        is_listed && self.classes.get(class).agents > count
+    }
+
+    /// Makes a target keep away from an agent for a while.
+    pub(crate) fn avoid(&mut self, run: RunId, target: TargetIndex, agent: AgentId) {
+        let (now, until) = (self.now, self.now + self.config.fault_avoid_time);
+        self.with_target(run, target, |target| {
+            target.avoided.retain(|&(id, end)| id != agent && end > now);
+            target.avoided.push((agent, until));
+        });
+        self.avoidance_ends.insert(until);
+    }
+
+    /// Lets targets go back to the agents that they avoided.
+    pub(crate) fn expire_avoidance(&mut self) {
+        while self.avoidance_ends.first().is_some_and(|&end| end <= self.now) {
+            self.avoidance_ends.pop_first();
+        }
+    }
+
+    fn lease_next(&mut self, choice: Choice) {
+        let Choice { agent, run: id, target: index } = choice;
+        let Some(target) = self.runs.get(&id).and_then(|run| run.target(index)) else { return };
+        let class = target.class;
+        let (work, expected) = if target.discovery == Discovery::Queued {
+            (Work::Discover, Duration::ZERO)
+        } else {
+            self.cut_shard(id, index, class)
+        };
+        if matches!(&work, Work::Cases { cases, .. } if cases.is_empty()) {
+            self.refresh_target(id, index);
+            return;
+        }
+        let mut lease = Lease::new(agent, id, index, class, work, self.now);
+        lease.expected = expected;
+        self.lease(lease);
+    }
+
+    /// Takes the next shard's cases out of a target's queue.
+    fn cut_shard(&mut self, id: RunId, index: TargetIndex, class: ClassIndex) -> (Work, Duration) {
+        let (size, estimate) = self.shard_size(id, index, class);
+        let mut cases: Vec<CaseIndex> = Vec::new();
+        let mut expected = Duration::ZERO;
+        let mut manner = None;
+        while let Some((alone, case, is_suspect, time)) = self.peek(id, index) {
+            let is_other = manner.is_some_and(|manner| manner != alone);
+            let is_full = cases.len() >= size.cases || expected >= size.time;
+            if !cases.is_empty() && (is_other || is_full || is_suspect) {
+                break;
+            }
+            manner = Some(alone);
+            self.unqueue(id, index, case);
+            cases.push(case);
+            expected += time.unwrap_or(estimate);
+            if is_suspect {
+                break;
+            }
+        }
+        (Work::Cases { cases, alone: manner.unwrap_or(false) }, expected)
+    }
+
+    /// The head of a target's queue: its manner, the case, whether it travels by itself, its expected time.
+    fn peek(&mut self, run: RunId, index: TargetIndex) -> Option<(bool, CaseIndex, bool, Option<Duration>)> {
+        let target = self.runs.get_mut(&run)?.target_mut(index);
+        let (alone, _, index) = target.head()?;
+        let case = target.case(index)?;
+        Some((alone, index, case.is_suspect(), case.expected()))
+    }
+
+    fn shard_size(&self, id: RunId, index: TargetIndex, class: ClassIndex) -> (ShardSize, Duration) {
+        let run = &self.runs[&id];
+        let learned = run.target(index).and_then(|target| target.mean.get()).or(run.mean.get());
+        let load = run.ready.get(&class).map(|ready| ready.load).unwrap_or_default();
+        let size = shard::size(&self.config, &load, self.classes.get(class).slots, learned);
+        (size, learned.unwrap_or(self.config.unknown_case_time))
+    }
+}

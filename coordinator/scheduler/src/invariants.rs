@@ -1,0 +1,162 @@
+//! What is true after every event. Numbers are those of the protocol's invariants; those not here need a ledger or a history to be checked.
+
+use alloc::collections::BTreeMap;
+
+use muster_model::attempt::Work;
+use muster_model::{AgentId, CaseIndex, RunId, TargetIndex};
+
+use crate::Scheduler;
+use crate::agents::AgentState;
+use crate::case::CaseState;
+use crate::leases::Recall;
+use crate::run::{Discovery, Run, Target};
+use crate::shard::Load;
+
+/// The agents that hold each case.
+type Holders = BTreeMap<(RunId, TargetIndex, CaseIndex), alloc::vec::Vec<AgentId>>;
+
+impl Scheduler {
+    /// Checks everything that has to be true between events, in time linear in everything that is open.
+    ///
+    /// - I1, I3: a case has at most one published outcome, so that what was published and what is decided agree in number;
+    /// - I5: a case is in at most two open leases, never on one agent, and in two only if the second is a copy;
+    /// - I7: no agent holds more than its slots and the prefetch;
+    /// - I10: every planned case is queued, leased or decided, and the queues and counts agree with that.
+    ///
+    /// # Panics
+    ///
+    /// When one of them does not hold: that is a mistake in this crate, whatever peers have sent.
+    pub fn assert_invariants(&self) {
+        let holders = self.assert_leases();
+        for (&id, run) in &self.runs {
+            self.assert_run(id, run, &holders);
+        }
+        self.assert_agents();
+        self.assert_classes();
+    }
+
+    fn assert_leases(&self) -> Holders {
+        let mut holders = Holders::new();
+        for (&epoch, lease) in &self.leases {
+            assert!(epoch.0 < self.next_epoch, "lease {epoch} is older than the next epoch");
+            let run = self.runs.get(&lease.run).expect("a lease belongs to an open run");
+            assert!(run.leases.contains(&epoch), "run {} knows its lease {epoch}", lease.run);
+            let agent = self.agents.get(&lease.agent).expect("a lease belongs to a known agent");
+            assert!(agent.leases.contains(&epoch), "agent {} knows its lease {epoch}", lease.agent);
+            let target = run.target(lease.target).expect("a lease belongs to a target of its run");
+            if lease.work == Work::Discover {
+                assert_eq!(target.discovery, Discovery::Leased(epoch), "a discovery is in one lease");
+                continue;
+            }
+            let mut undecided = 0;
+            for &case in lease.cases() {
+                let state = target.case(case).expect("a leased case exists").state;
+                if state == CaseState::Decided {
+                    continue;
+                }
+                undecided += 1;
+                let agents = holders.entry((lease.run, lease.target, case)).or_default();
+                assert!(!agents.contains(&lease.agent), "I5: case {case} is twice on agent {}", lease.agent);
+                agents.push(lease.agent);
+            }
+            assert_eq!(lease.undecided, undecided, "lease {epoch} counts its undecided cases");
+            assert!(undecided > 0, "lease {epoch} is of use");
+        }
+        holders
+    }
+
+    fn assert_run(&self, id: RunId, run: &Run, holders: &Holders) {
+        assert!(!run.is_over(), "run {id} is over and was not finished");
+        let (mut planned, mut undecided, mut undiscovered) = (0, 0, 0);
+        let mut loads: BTreeMap<_, Load> = BTreeMap::new();
+        for (index, target) in (0..).map(TargetIndex).zip(&run.targets) {
+            planned += target.cases.len() as u32;
+            undiscovered += u32::from(!matches!(target.discovery, Discovery::Done | Discovery::Failed));
+            for (position, case) in (0..).map(CaseIndex).zip(&target.cases) {
+                let held = holders.get(&(id, index, position)).map_or(0, |agents| agents.len());
+                let expected = match case.state {
+                    CaseState::Queued | CaseState::Decided => 0,
+                    CaseState::Leased => 1,
+                    CaseState::LeasedTwice => 2,
+                    CaseState::Loose => panic!("I10: case {position} of target {index} of run {id} was lost"),
+                };
+                assert_eq!(
+                    held, expected,
+                    "I5, I10: leases of case {position} of target {index} of run {id}, {:?}",
+                    case.state
+                );
+                undecided += u32::from(case.state != CaseState::Decided);
+                if case.state == CaseState::Queued {
+                    let queue = if case.is_alone() { &target.alone } else { &target.company };
+                    assert!(
+                        queue.contains(position.0),
+                        "I10: case {position} of target {index} of run {id} is in its queue"
+                    );
+                    loads.entry(target.class).or_default().add(case.expected());
+                }
+            }
+            assert_target(id, index, run, target);
+        }
+        assert_eq!(run.planned, planned, "run {id} counts its cases");
+        assert_eq!(run.undecided, undecided, "run {id} counts its undecided cases");
+        assert_eq!(run.undiscovered, undiscovered, "run {id} counts its undiscovered targets");
+        assert_eq!(run.reported, planned - undecided, "I1, I3: every decided case of run {id} was published once");
+        for (class, ready) in &run.ready {
+            assert_eq!(ready.load, loads.get(class).copied().unwrap_or_default(), "run {id} counts its queue");
+            let is_listed = self.classes.get(*class).ready.contains(&(run.in_use(), id));
+            assert_eq!(is_listed, !ready.targets.is_empty(), "run {id} is among the ready ones if it is");
+        }
+    }
+
+    fn assert_agents(&self) {
+        for (&id, agent) in &self.agents {
+            let held = agent.leases.len() as u32;
+            assert!(held <= agent.leases_max, "I7: agent {id} holds {held} attempts of {}", agent.leases_max);
+            for epoch in &agent.leases {
+                let lease = self.leases.get(epoch).expect("an agent's lease is open");
+                assert_eq!(lease.agent, id, "a lease belongs to one agent");
+            }
+            if agent.state == AgentState::Silent {
+                assert_eq!(held, 0, "silent agent {id} has lost its leases");
+            }
+            let is_due = agent.deadline.is_some_and(|deadline| self.deadlines.contains(&(deadline, id)));
+            assert_eq!(is_due, agent.deadline.is_some(), "agent {id} has its deadline");
+        }
+    }
+
+    fn assert_classes(&self) {
+        for (index, class) in self.classes.iter() {
+            let users = self.runs.values().flat_map(|run| &run.targets).filter(|target| target.class == index).count();
+            assert_eq!(class.users as usize, users, "a class counts its users");
+            let recalls = self.leases.values().filter(|lease| lease.class == index && lease.recall == Recall::Asked);
+            assert_eq!(class.recalls as usize, recalls.count(), "a class counts its recalls");
+            let serves = |agent: &&crate::agents::Agent| {
+                agent.state == AgentState::Connected
+                    && !agent.is_fresh
+                    && agent.offer.satisfies(&class.requirements).is_ok()
+            };
+            let (mut agents, mut slots, mut idle) = (0, 0, 0);
+            for agent in self.agents.values().filter(serves) {
+                agents += 1;
+                slots += agent.slots;
+                idle += agent.slots.saturating_sub(agent.leases.len() as u32);
+            }
+            assert_eq!(
+                (class.agents, class.slots, class.idle_slots),
+                (agents, slots, idle),
+                "a class counts its agents"
+            );
+        }
+    }
+}
+
+fn assert_target(id: RunId, index: TargetIndex, run: &Run, target: &Target) {
+    let queued = target.cases.iter().filter(|case| case.state == CaseState::Queued).count();
+    assert_eq!(target.queued as usize, queued, "target {index} of run {id} counts its queue");
+    let is_waiting = queued > 0 || target.discovery == Discovery::Queued;
+    assert_eq!(target.urgency.is_some(), is_waiting, "target {index} of run {id} is among the ready ones if it is");
+    let listed = run.ready.get(&target.class).is_some_and(|ready| {
+        target.urgency.is_some_and(|urgency| ready.targets.contains(&(core::cmp::Reverse(urgency), index)))
+    });
+    assert_eq!(listed, is_waiting, "target {index} of run {id} is listed by its urgency");
+}

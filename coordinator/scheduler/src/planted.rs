@@ -1,0 +1,58 @@
+//! Mistakes to make on purpose, so that the simulator can prove that it would find them. Not compiled without the feature
+//! `planted-bugs`.
+
+/// One deliberate mistake of the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PlantedBug {
+    /// A report counts even if its lease is held by another agent or closed while its run is open.
+    NoEpochCheck,
+    /// A case's next attempt is leased under the epoch of its last one.
+    EpochReused,
+    /// A silent agent keeps its leases for ever.
+    LeaseNeverExpires,
+    /// The leases of an agent that stays away are closed and their cases are not queued again.
+    LostWithoutRequeue,
+    /// A second report about a decided case is published again.
+    VerdictOverwritten,
+    /// The assignment is sent before the lease is written.
+    AssignBeforeRecord,
+    /// A report is acknowledged before what it says is written.
+    AcknowledgeBeforeDecide,
+    /// The slower of two copies publishes its verdict too.
+    CopyDecidedAgain,
+    /// Work is queued again as soon as it is recalled, without waiting for the agent's answer.
+    RecallTakenForReturned,
+    /// The cases that an interrupted process did not reach are forgotten.
+    UnaccountedDropped,
+    /// The cases of work that was given back are forgotten.
+    ReturnedDropped,
+    /// A case that takes agents down is queued again without end.
+    PoisonRequeued,
+    /// Leases that the ledger holds open are ignored after a restart, although their agents still run.
+    RestoredLeaseIgnored,
+    /// A copy is given to the agent that runs the original.
+    CopyOnSameAgent,
+    /// More attempts are given to an agent than it has room for.
+    SlotsIgnored,
+}
+
+impl PlantedBug {
+    /// Every one, in the order of their declaration.
+    pub const ALL: [Self; 15] = [
+        Self::NoEpochCheck,
+        Self::EpochReused,
+        Self::LeaseNeverExpires,
+        Self::LostWithoutRequeue,
+        Self::VerdictOverwritten,
+        Self::AssignBeforeRecord,
+        Self::AcknowledgeBeforeDecide,
+        Self::CopyDecidedAgain,
+        Self::RecallTakenForReturned,
+        Self::UnaccountedDropped,
+        Self::ReturnedDropped,
+        Self::PoisonRequeued,
+        Self::RestoredLeaseIgnored,
+        Self::CopyOnSameAgent,
+        Self::SlotsIgnored,
+    ];
+}

@@ -1,0 +1,168 @@
+//! What to do with idle slots when nothing is queued: recall work that waits behind other work, then copy what runs longest.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use muster_model::attempt::{Stage, Work};
+use muster_model::{AgentId, CaseIndex, Epoch, Instant};
+
+use crate::agents::LOAD_FULL;
+use crate::case::CaseState;
+use crate::classes::ClassIndex;
+use crate::leases::{Lease, Recall};
+use crate::{Command, Config, Scheduler};
+
+/// Age from which an attempt may be copied.
+fn age_min(config: &Config, expected: Duration) -> Duration {
+    let share = expected.saturating_mul(config.speculation_age_percent) / 100;
+    share.max(config.speculation_age_min)
+}
+
+impl Scheduler {
+    pub(crate) fn balance(&mut self) {
+        let idle: Vec<ClassIndex> = self
+            .classes
+            .iter()
+            .filter(|(_, class)| class.idle_slots > 0 && class.ready.is_empty())
+            .map(|(index, _)| index)
+            .collect();
+        for index in idle {
+            self.recall_surplus(index);
+            if self.classes.get(index).recalls == 0 {
+                self.copy_stragglers(index);
+            }
+        }
+    }
+
+    /// Recalls as many waiting attempts as there are idle slots for them.
+    fn recall_surplus(&mut self, index: ClassIndex) {
+        loop {
+            let class = self.classes.get(index);
+            if class.recalls >= class.idle_slots {
+                return;
+            }
+            let all_agents = (index, AgentId(0))..=(index, AgentId(u64::MAX));
+            let Some(&(_, agent)) = self.surplus.range(all_agents).next() else { return };
+            let is_wanted = |epoch: &&Epoch| {
+                let lease = &self.leases[*epoch];
+                lease.class == index && lease.stage <= Stage::Waiting && lease.recall == Recall::No
+            };
+            let Some(&epoch) = self.agents[&agent].leases.iter().rev().find(is_wanted) else { return };
+            self.recall(epoch);
+        }
+    }
+
+    /// Asks for an attempt back, unless it has started or was asked for before.
+    pub(crate) fn recall(&mut self, epoch: Epoch) {
+        let Some(lease) = self.leases.get_mut(&epoch) else { return };
+        if lease.stage > Stage::Waiting || lease.recall != Recall::No {
+            return;
+        }
+        lease.recall = Recall::Asked;
+        let (agent, class) = (lease.agent, lease.class);
+        self.classes.get_mut(class).recalls += 1;
+        self.push(Command::Recall { agent, epoch });
+        #[cfg(feature = "planted-bugs")]
+        if self.is_planted(crate::PlantedBug::RecallTakenForReturned) {
+            let lease = &self.leases[&epoch];
+            let (run, target, cases) = (lease.run, lease.target, lease.cases().to_vec());
+            for case in cases {
+                if self.case_state(run, target, case) == Some(CaseState::Leased) {
+                    self.enqueue(run, target, case);
+                }
+            }
+            self.refresh_target(run, target);
+        }
+        self.refresh_agent(agent);
+    }
+
+    /// Notes that an attempt has started, and from when it may be copied.
+    pub(crate) fn note_start(&mut self, epoch: Epoch) {
+        let (now, config) = (self.now, self.config);
+        let Some(lease) = self.leases.get_mut(&epoch) else { return };
+        if lease.started.is_some() {
+            return;
+        }
+        lease.started = Some(now);
+        let class = self.classes.get_mut(lease.class);
+        if lease.recall == Recall::Asked {
+            lease.recall = Recall::TooLate;
+            class.recalls -= 1;
+        }
+        if lease.copy_of.is_none() && lease.work != Work::Discover {
+            let at = now + age_min(&config, lease.expected);
+            lease.straggles_at = Some(at);
+            class.stragglers.insert((at, epoch));
+        }
+    }
+
+    /// Copies the cases of stragglers, the most overdue first, onto idle slots of other agents.
+    fn copy_stragglers(&mut self, index: ClassIndex) {
+        let now = self.now;
+        let due = self.classes.get(index).stragglers.iter().take_while(|&&(at, _)| at <= now);
+        let due: Vec<Epoch> = due.map(|&(_, epoch)| epoch).take(self.classes.get(index).idle_slots as usize).collect();
+        for epoch in due {
+            self.copy_straggler(index, epoch);
+        }
+    }
+
+    fn copy_straggler(&mut self, index: ClassIndex, epoch: Epoch) {
+        let cases = self.copyable(epoch);
+        let idle = self.classes.get(index).idle_slots as usize;
+        let per_copy = cases.len().div_ceil(idle.max(1)).max(1);
+        let mut copied = 0;
+        for part in cases.chunks(per_copy) {
+            let Some(agent) = self.find_idle_other(index, epoch) else { break };
+            let original = &self.leases[&epoch];
+            let alone = matches!(&original.work, Work::Cases { alone: true, .. });
+            let work = Work::Cases { cases: part.to_vec(), alone };
+            let mut copy = Lease::new(agent, original.run, original.target, index, work, self.now);
+            copy.expected = original.expected.saturating_mul(part.len() as u32) / original.cases().len().max(1) as u32;
+            copy.copy_of = Some(epoch);
+            copied += part.len();
+            self.lease(copy);
+        }
+        if copied == cases.len()
+            && let Some(lease) = self.leases.get_mut(&epoch)
+            && let Some(at) = lease.straggles_at.take()
+        {
+            self.classes.get_mut(index).stragglers.remove(&(at, epoch));
+        }
+    }
+
+    /// The cases of an attempt that are nowhere else, the one under way and those after it first. A case that may have taken an agent
+    /// down is not given a second one.
+    fn copyable(&self, epoch: Epoch) -> Vec<CaseIndex> {
+        let Some(lease) = self.leases.get(&epoch) else { return Vec::new() };
+        let Some(target) = self.runs.get(&lease.run).and_then(|run| run.target(lease.target)) else {
+            return Vec::new();
+        };
+        let (before, after) = lease.cases().split_at((lease.running.unwrap_or(0) as usize).min(lease.cases().len()));
+        let is_single = |case: &&CaseIndex| {
+            target.case(**case).is_some_and(|case| case.state == CaseState::Leased && !case.is_suspect())
+        };
+        after.iter().chain(before).filter(is_single).copied().collect()
+    }
+
+    /// An agent with an idle slot that does not run the attempt itself.
+    fn find_idle_other(&self, index: ClassIndex, epoch: Epoch) -> Option<AgentId> {
+        let original = self.leases.get(&epoch)?.agent;
+        #[cfg(feature = "planted-bugs")]
+        if self.is_planted(crate::PlantedBug::CopyOnSameAgent) {
+            return Some(original);
+        }
+        let idle = self.classes.get(index).available.iter().take_while(|&&(load, _)| load < LOAD_FULL);
+        idle.map(|&(_, agent)| agent).find(|&agent| agent != original)
+    }
+
+    /// When the next attempt may be copied.
+    pub(crate) fn next_copy(&self) -> Option<Instant> {
+        let waiting =
+            |class: &crate::classes::Class| class.idle_slots > 0 && class.ready.is_empty() && class.recalls == 0;
+        let classes = self.classes.iter().map(|(_, class)| class).filter(|class| waiting(class));
+        classes
+            .filter_map(|class| class.stragglers.range((self.now + Duration::from_nanos(1), Epoch(0))..).next())
+            .map(|&(at, _)| at)
+            .min()
+    }
+}

@@ -1,0 +1,4 @@
+//! The scheduler as a whole: events in, commands out.
+
+mod fixture;
+mod smoke;
