@@ -4,14 +4,23 @@
 //!
 //! Architecture Invariant: the timer and the decision to kill are outside, with the caller; nothing here waits on the goodwill of a process inside.
 
+#![allow(unsafe_code, reason = "namespaces and prepared system calls have no safe interface; the only crate that may")]
+
+pub mod base;
+mod collect;
 mod error;
+mod groups;
+mod output;
+mod sandbox;
 mod spec;
 
 use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
 use tokio::sync::mpsc;
 
+pub use base::BaseConfig;
 pub use error::EnvironmentError;
+pub use sandbox::{SandboxConfig, SandboxEnvironment};
 pub use spec::{
     EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk, OutputStream, Readiness, ResourceUsage,
     StagedLayer,

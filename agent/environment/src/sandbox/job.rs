@@ -1,0 +1,82 @@
+//! From a command to the script that becomes it.
+
+use std::collections::BTreeMap;
+
+use muster_model::spec::CommandSpec;
+
+use super::script::{Argument, Script, SealedScript};
+use super::{HOME, USER};
+use crate::EnvironmentError;
+
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const SIGNALS: i32 = 64;
+
+/// The variables of a program: the defaults, then what is declared.
+pub(crate) fn variables(command: &CommandSpec) -> BTreeMap<String, String> {
+    let defaults = [
+        ("HOME", HOME),
+        ("LANG", "C.UTF-8"),
+        ("LOGNAME", USER),
+        ("PATH", PATH_DEFAULT),
+        ("SHELL", "/bin/sh"),
+        ("TMPDIR", "/tmp"),
+        ("USER", USER),
+    ];
+    let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    defaults.into_iter().chain(command.environment.iter().cloned()).collect()
+}
+
+/// Writes the script.
+///
+/// # Errors
+///
+/// A command without a program, or with a zero byte somewhere.
+pub(super) fn make_job(command: &CommandSpec) -> Result<SealedScript, EnvironmentError> {
+    let Some(program) = command.arguments.first().filter(|program| !program.is_empty()) else {
+        return Err(EnvironmentError::Invalid("the command has no program".into()));
+    };
+    let mut script = Script::default();
+    let none = Argument::Value(0);
+    let empty_set = script.bytes(&[0; 8]);
+    let set_mask = [libc::SIG_SETMASK.into(), empty_set, none, 8.into()];
+    script.call("clear the signal mask", libc::SYS_rt_sigprocmask, set_mask);
+    // struct kernel_sigaction of zeros: the default action.
+    let default_action = script.bytes(&[0; 32]);
+    for signal in 1..=SIGNALS {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            let arguments = [signal.into(), default_action, none, 8.into()];
+            script.call("reset a signal", libc::SYS_rt_sigaction, arguments);
+        }
+    }
+    script.call("start a session", libc::SYS_setsid, []);
+    script.call("set the file mode mask", libc::SYS_umask, [0o022.into()]);
+    let directory = script.foreign(command.working_directory.as_bytes())?;
+    script.call(format!("enter {}", command.working_directory), libc::SYS_chdir, [directory]);
+    let null = script.text("/dev/null");
+    let arguments = [libc::AT_FDCWD.into(), null, libc::O_RDONLY.into()];
+    script.call("open /dev/null", libc::SYS_openat, arguments);
+    let null = script.keep();
+    script.call("set the standard input", libc::SYS_dup3, [null, 0.into(), 0.into()]);
+    let arguments = [3.into(), Argument::Value(u32::MAX.into()), 0.into()];
+    script.call("close what is open", libc::SYS_close_range, arguments);
+
+    let variables = variables(command);
+    let arguments = script.table(command.arguments.iter().map(|argument| argument.clone().into_bytes()))?;
+    let environment = script.table(variables.iter().map(|(name, value)| format!("{name}={value}").into_bytes()))?;
+    let candidates = if program.contains('/') {
+        vec![program.clone()]
+    } else {
+        let directories = variables.get("PATH").map_or(PATH_DEFAULT, String::as_str);
+        let joined = |directory: &str| format!("{}/{program}", if directory.is_empty() { "." } else { directory });
+        directories.split(':').map(joined).collect()
+    };
+    let last = candidates.len() - 1;
+    for (index, candidate) in candidates.iter().enumerate() {
+        let path = script.foreign(candidate.as_bytes())?;
+        script.call(format!("start {program}"), libc::SYS_execve, [path, arguments, environment]);
+        if index < last {
+            script.tolerate(&[libc::ENOENT, libc::ENOTDIR, libc::EACCES]);
+        }
+    }
+    Ok(script.seal())
+}

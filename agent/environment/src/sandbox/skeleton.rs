@@ -1,0 +1,210 @@
+//! The lowest directory of every root: mount points, links, and a small `/etc`, made once when the driver starts.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{HOME, JOB_ID};
+use crate::base;
+
+/// The devices of the host that every sandbox has.
+pub(super) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+const PREFIX: &str = "skeleton-";
+
+/// The directories, removed when dropped.
+#[derive(Debug)]
+pub(super) struct Skeleton {
+    directory: PathBuf,
+    /// The tops of the host's roots that are directories of their own, such as `usr`, without the first slash.
+    pub(super) mounted_roots: Vec<String>,
+    /// The tops of the host's roots that are links, such as `bin`.
+    pub(super) linked_roots: Vec<String>,
+    _lock: File,
+}
+
+impl Skeleton {
+    /// Makes the directories in `parent` and removes those that dead processes left there.
+    pub(super) fn create(parent: &Path, roots: &[PathBuf], owner: Option<(u32, u32)>) -> io::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        fs::create_dir_all(parent)?;
+        remove_leftovers(parent)?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        DirBuilder::new().mode(0o755).create(&directory)?;
+        let lock = File::open(&directory)?;
+        lock.lock()?;
+        let mut skeleton = Self { directory, mounted_roots: Vec::new(), linked_roots: Vec::new(), _lock: lock };
+        DirBuilder::new().mode(0o755).create(skeleton.mount_point())?;
+        skeleton.fill_devices()?;
+        for with_base in [true, false] {
+            fill_common(&skeleton.root(with_base))?;
+        }
+        skeleton.fill_base(roots)?;
+        if let Some((uid, gid)) = owner {
+            give(&skeleton.directory, uid, gid)?;
+        }
+        Ok(skeleton)
+    }
+
+    /// The lowest layer of roots with or without the host's base.
+    pub(super) fn root(&self, with_base: bool) -> PathBuf {
+        self.directory.join(if with_base { "base" } else { "bare" })
+    }
+
+    /// What is shown at `/dev`.
+    pub(super) fn devices(&self) -> PathBuf {
+        self.directory.join("dev")
+    }
+
+    /// An empty directory to mount on.
+    pub(super) fn mount_point(&self) -> PathBuf {
+        self.directory.join("mount")
+    }
+
+    fn fill_devices(&self) -> io::Result<()> {
+        let devices = self.devices();
+        fs::create_dir(&devices)?;
+        for name in DEVICES {
+            File::create(devices.join(name))?;
+        }
+        for name in ["pts", "shm"] {
+            fs::create_dir(devices.join(name))?;
+        }
+        for (name, target) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+            ("ptmx", "pts/ptmx"),
+        ] {
+            symlink(target, devices.join(name))?;
+        }
+        Ok(())
+    }
+
+    fn fill_base(&mut self, roots: &[PathBuf]) -> io::Result<()> {
+        let into = self.root(true);
+        for root in roots {
+            let Ok(relative) = root.strip_prefix("/") else { continue };
+            if relative.starts_with("etc") {
+                copy_tree(root, &into.join(relative))?;
+                continue;
+            }
+            let (Some(name), Ok(metadata)) = (relative.to_str(), fs::symlink_metadata(root)) else { continue };
+            if metadata.is_symlink() {
+                symlink(fs::read_link(root)?, into.join(relative))?;
+                self.linked_roots.push(name.to_owned());
+            } else if metadata.is_dir() {
+                fs::create_dir_all(into.join(relative))?;
+                self.mounted_roots.push(name.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Skeleton {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            tracing::warn!(%error, directory = %self.directory.display(), "cannot remove a sandbox's skeleton");
+        }
+    }
+}
+
+/// Removes what processes that are dead now have left: those whose lock nobody holds.
+fn remove_leftovers(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let Ok(directory) = File::open(entry.path()) else { continue };
+        // SAFETY: only a descriptor that we own and a number are passed.
+        let locked = unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
+        let own = format!("{PREFIX}{}-", std::process::id());
+        if locked && !entry.file_name().as_bytes().starts_with(own.as_bytes()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn fill_common(root: &Path) -> io::Result<()> {
+    fs::create_dir(root)?;
+    for name in ["proc", "dev", "etc", "home", "var", "root", "opt", "srv", "mnt", "media", "sys"] {
+        DirBuilder::new().mode(0o555).create(root.join(name))?;
+    }
+    for name in [HOME.trim_start_matches('/'), "run", "run/lock", "tmp", "var/tmp", "var/lib", "var/cache", "var/log"] {
+        DirBuilder::new().mode(0o755).create(root.join(name))?;
+    }
+    for name in ["tmp", "var/tmp", "run/lock"] {
+        fs::set_permissions(root.join(name), PermissionsExt::from_mode(0o1777))?;
+    }
+    symlink("/run", root.join("var/run"))?;
+    symlink("/run/lock", root.join("var/lock"))?;
+    let etc = root.join("etc");
+    let id = JOB_ID;
+    let files = [
+        (
+            "passwd",
+            format!(
+                "root:x:0:0:root:/root:/bin/sh\nmuster:x:{id}:{id}:muster:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
+            ),
+        ),
+        ("group", format!("root:x:0:\ntty:x:5:\nmuster:x:{id}:\nnogroup:x:65534:\n")),
+        ("hosts", "127.0.0.1 localhost muster\n::1 localhost ip6-localhost ip6-loopback\n".to_owned()),
+        ("hostname", "muster\n".to_owned()),
+        ("resolv.conf", String::new()),
+        ("machine-id", "6d7573746572000000000000000000ff\n".to_owned()),
+        ("shells", "/bin/sh\n".to_owned()),
+    ];
+    for (name, content) in files {
+        fs::write(etc.join(name), content)?;
+    }
+    symlink("/proc/self/mounts", etc.join("mtab"))?;
+    fs::set_permissions(root, PermissionsExt::from_mode(0o555))
+}
+
+/// Copies a file, a link or a whole directory; what is missing, unreadable or neither is left out.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(from) else { return Ok(()) };
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if metadata.is_symlink() {
+        symlink(fs::read_link(from)?, to)
+    } else if metadata.is_file() {
+        let Ok(content) = fs::read(from) else { return Ok(()) };
+        fs::write(to, content)?;
+        fs::set_permissions(to, PermissionsExt::from_mode(metadata.permissions().mode() & 0o755))
+    } else if metadata.is_dir() {
+        fs::create_dir_all(to)?;
+        let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            if !base::is_secret(&entry.path()) {
+                copy_tree(&entry.path(), &to.join(entry.file_name()))?;
+            }
+        }
+        Ok(())
+    } else {
+        Ok(())
+    }
+}
+
+fn give(directory: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give(&entry.path(), uid, gid)?;
+        } else {
+            std::os::unix::fs::lchown(entry.path(), Some(uid), Some(gid))?;
+        }
+    }
+    chown(directory, Some(uid), Some(gid))
+}
