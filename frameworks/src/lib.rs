@@ -3,8 +3,20 @@
 //! A [`Framework`] says what to start and what the bytes that come back mean. It runs on the agent, next to the hostile bytes; the coordinator sees
 //! only what it concluded.
 //!
+//! A shard of one case is a case that runs alone: its reader always reports a verdict, [`muster_model::outcome::Verdict::Crashed`] and its like
+//! included, because a process that held one case leaves nobody else to blame. A shard of several reports what is beyond doubt and leaves the rest
+//! open by an interruption.
+//!
 //! Architecture Invariant: a printed line never outranks an exit status, and no case's result is taken from a process that died before
 //! naming it.
+
+mod alone;
+mod command;
+mod exit_code;
+mod junit;
+mod libtest;
+mod output;
+mod pytest;
 
 use muster_model::Instant;
 use muster_model::attempt::{CaseReport, DiscoveredCase, Interruption};
@@ -129,7 +141,7 @@ pub trait Framework: Send + Sync {
 
 /// Makes sense of one process's output.
 pub trait ResultReader: Send {
-    /// Takes bytes as they come; `now` is when they came.
+    /// Takes bytes as they come; `now` is when they came. The first call, which may bring no bytes, is the start of the program.
     fn push(&mut self, now: Instant, stream: Stream, bytes: &[u8]);
 
     /// The next thing seen.
@@ -141,6 +153,10 @@ pub trait ResultReader: Send {
 
 /// The framework of a kind.
 pub fn framework(kind: FrameworkKind) -> &'static dyn Framework {
-    let _ = kind;
-    unimplemented!("written by the next commit")
+    match kind {
+        FrameworkKind::Libtest => &libtest::Libtest,
+        FrameworkKind::ExitCode => &exit_code::ExitCode,
+        FrameworkKind::Pytest => &pytest::Pytest,
+        FrameworkKind::Command => &command::Command,
+    }
 }

@@ -55,6 +55,40 @@ pub const SHARD_TIME_MIN: Duration = Duration::from_millis(50);
 pub const LAYERS_PER_TARGET_MAX: usize = 32;
 /// Runs that wait or are under way at one time.
 pub const RUNS_OPEN_MAX: usize = 1000;
+/// Runs that a coordinator's ledger remembers; the oldest finished ones go first.
+pub const RUNS_KEPT_MAX: u64 = 1000;
+/// Bytes of the text by which a client makes a submission repeatable.
+pub const RUN_TOKEN_BYTES_MAX: usize = 256;
+/// Bytes of a project's name.
+pub const PROJECT_NAME_BYTES_MAX: usize = 4096;
+/// Durations of one case that history remembers.
+pub const HISTORY_DURATIONS_MAX: usize = 8;
+/// Cases of which history is kept; those not run for longest go first.
+pub const HISTORY_CASES_MAX: u64 = 5_000_000;
+/// Reports under closed epochs that are kept as evidence.
+pub const FENCED_REPORTS_KEPT_MAX: u64 = 1000;
+/// Records that one transaction of the ledger takes.
+pub const LEDGER_BATCH_RECORDS_MAX: usize = 4096;
+/// Events of a run that are read from the ledger at one time for a watcher.
+pub const WATCH_PAGE_EVENTS_MAX: usize = 512;
+/// Bytes of those events.
+pub const WATCH_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Runs in one answer of a list.
+pub const RUNS_LISTED_MAX: usize = 1000;
+/// How long a submission waits for the first agent that can run it.
+pub const AGENT_WAIT: Duration = Duration::from_secs(2);
+/// How long an agent's new stream may stay silent before it is closed.
+pub const FIRST_REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stopping coordinator waits for its connections to end.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// Messages that wait for the task that owns the scheduler.
+pub const SCHEDULER_INPUTS_MAX: usize = 4096;
+/// HTTP/2 headers of one request, in bytes.
+pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Silence on a connection after which the server asks whether the peer is still there.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the peer may take to answer that.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Wall-clock time of one case unless the user says otherwise.
 pub const CASE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
@@ -68,6 +102,8 @@ pub const ENVIRONMENT_MEMORY_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
 pub const ENVIRONMENT_PROCESSES_DEFAULT: u32 = 512;
 /// Output of one case that travels inside its report, in bytes; a longer one keeps its head and its tail.
 pub const CASE_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+/// Output of all cases of one shard that travels inside its report, in bytes; leaves room for the rest of the report in one message.
+pub const SHARD_OUTPUT_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// One line of a framework's output, in bytes; the rest of a longer line is dropped.
 pub const OUTPUT_LINE_BYTES_MAX: usize = 256 * 1024;
 /// A file that a framework reads back from an environment (JUnit XML), in bytes.
