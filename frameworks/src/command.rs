@@ -180,6 +180,3 @@ impl ResultReader for Reader {
         Summary { reports: report.into_iter().collect(), interruption: left_over }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -101,6 +101,3 @@ fn read_list(output: &DiscoveryOutput) -> Result<Vec<&str>, DiscoveryError> {
     }
     Ok(names)
 }
-
-#[cfg(test)]
-mod tests;

@@ -106,6 +106,3 @@ fn read_list(nonce: &str, output: &DiscoveryOutput) -> Result<Vec<DiscoveredCase
         None => Err(DiscoveryError::Project(format!("pytest exited with status {code}\n{}", words()))),
     }
 }
-
-#[cfg(test)]
-mod tests;
