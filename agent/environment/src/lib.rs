@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
 use tokio::sync::mpsc;
 
-pub use base::BaseConfig;
+pub use base::{BaseConfig, BaseError, HostBase};
 pub use error::EnvironmentError;
 pub use sandbox::{SandboxConfig, SandboxEnvironment};
 pub use spec::{

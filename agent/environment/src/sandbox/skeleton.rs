@@ -14,6 +14,9 @@ use crate::base;
 /// The devices of the host that every sandbox has.
 pub(super) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
+/// Directories in which a program finds things and makes none.
+const FIXED: [&str; 11] = ["proc", "dev", "etc", "home", "var", "root", "opt", "srv", "mnt", "media", "sys"];
+
 const PREFIX: &str = "skeleton-";
 
 /// The directories, removed when dropped.
@@ -47,6 +50,9 @@ impl Skeleton {
         skeleton.fill_base(roots)?;
         if let Some((uid, gid)) = owner {
             give(&skeleton.directory, uid, gid)?;
+        }
+        for with_base in [true, false] {
+            set_modes(&skeleton.root(with_base), 0o555)?;
         }
         Ok(skeleton)
     }
@@ -110,7 +116,7 @@ impl Skeleton {
 
 impl Drop for Skeleton {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
+        if let Err(error) = remove(&self.directory) {
             tracing::warn!(%error, directory = %self.directory.display(), "cannot remove a sandbox's skeleton");
         }
     }
@@ -128,19 +134,35 @@ fn remove_leftovers(parent: &Path) -> io::Result<()> {
         let locked = unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
         let own = format!("{PREFIX}{}-", std::process::id());
         if locked && !entry.file_name().as_bytes().starts_with(own.as_bytes()) {
-            fs::remove_dir_all(entry.path())?;
+            remove(&entry.path())?;
         }
     }
     Ok(())
 }
 
+/// Sets the mode of the directories that belong to nobody in particular; programs may not write there.
+fn set_modes(root: &Path, mode: u32) -> io::Result<()> {
+    for name in FIXED.into_iter().map(|name| root.join(name)).chain([root.to_path_buf()]) {
+        fs::set_permissions(name, PermissionsExt::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn remove(directory: &Path) -> io::Result<()> {
+    for root in ["base", "bare"] {
+        // One that was never finished lacks some of them, and can be removed as it is.
+        let _ = set_modes(&directory.join(root), 0o755);
+    }
+    fs::remove_dir_all(directory)
+}
+
 fn fill_common(root: &Path) -> io::Result<()> {
     fs::create_dir(root)?;
-    for name in ["proc", "dev", "etc", "home", "var", "root", "opt", "srv", "mnt", "media", "sys"] {
-        DirBuilder::new().mode(0o555).create(root.join(name))?;
+    for name in FIXED {
+        fs::create_dir(root.join(name))?;
     }
     for name in [HOME.trim_start_matches('/'), "run", "run/lock", "tmp", "var/tmp", "var/lib", "var/cache", "var/log"] {
-        DirBuilder::new().mode(0o755).create(root.join(name))?;
+        fs::create_dir(root.join(name))?;
     }
     for name in ["tmp", "var/tmp", "run/lock"] {
         fs::set_permissions(root.join(name), PermissionsExt::from_mode(0o1777))?;
@@ -166,8 +188,7 @@ fn fill_common(root: &Path) -> io::Result<()> {
     for (name, content) in files {
         fs::write(etc.join(name), content)?;
     }
-    symlink("/proc/self/mounts", etc.join("mtab"))?;
-    fs::set_permissions(root, PermissionsExt::from_mode(0o555))
+    symlink("/proc/self/mounts", etc.join("mtab"))
 }
 
 /// Copies a file, a link or a whole directory; what is missing, unreadable or neither is left out.

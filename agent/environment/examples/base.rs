@@ -1,0 +1,15 @@
+//! Prints the host's base, and how long it took to find it.
+
+use std::time::Instant;
+
+use muster_environment::{BaseConfig, HostBase};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let config = BaseConfig::default();
+    for _ in 0..3 {
+        let started = Instant::now();
+        let base = HostBase::identify(&config)?;
+        println!("{} entries {} read {} bytes in {:?}", base.base(), base.entries, base.read_bytes, started.elapsed());
+    }
+    Ok(())
+}
