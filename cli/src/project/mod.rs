@@ -6,7 +6,16 @@
 //!
 //! Architecture Invariant: whatever is found and not run is named in [`PreparedRun::not_run`]; nothing is passed over in silence.
 
+mod base;
+mod cargo;
+mod config;
+mod detection;
+mod elf;
 mod error;
+mod files;
+mod layer;
+mod preparation;
+mod stat_cache;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,6 +26,8 @@ use bytes::Bytes;
 use muster_model::Digest;
 use muster_model::platform::EnvironmentKind;
 use muster_model::spec::TargetSpec;
+
+use self::preparation::Preparation;
 
 pub use error::ProjectError;
 
@@ -29,6 +40,17 @@ pub enum SuiteFramework {
     Pytest,
     /// Any program; see `[test.NAME]` in `muster.toml`.
     Command,
+}
+
+impl SuiteFramework {
+    /// The name used in `muster.toml`, on the command line and for suites that nobody named.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cargo => "cargo",
+            Self::Pytest => "pytest",
+            Self::Command => "command",
+        }
+    }
 }
 
 /// What the command line says; each field that is set outranks `muster.toml`.
@@ -206,6 +228,8 @@ pub struct Suite {
     pub framework: SuiteFramework,
     /// Its absolute directory.
     pub directory: PathBuf,
+    /// How it is run.
+    pub(crate) plan: detection::Plan,
 }
 
 /// Where the stat cache is kept unless the caller says otherwise: `$XDG_CACHE_HOME/muster`, else `$HOME/.cache/muster`, else a directory of
@@ -223,8 +247,7 @@ pub fn default_cache_directory() -> PathBuf {
 ///
 /// [`ProjectError::NoProject`], [`ProjectError::NoSuite`], [`ProjectError::Configuration`], or a file that can't be read.
 pub fn detect(path: &Path, options: &ProjectOptions) -> Result<Project, ProjectError> {
-    let _ = options;
-    Err(ProjectError::NoProject { path: path.to_owned() })
+    detection::detect(path, options)
 }
 
 /// Builds the project, finds what to run, hashes what it needs and describes it as layers.
@@ -237,6 +260,39 @@ pub async fn prepare(
     options: &PrepareOptions,
     progress: &mut dyn Progress,
 ) -> Result<PreparedRun, ProjectError> {
-    let _ = (project, options, progress);
-    Ok(PreparedRun::default())
+    let mut preparation = Preparation::new(&project.root, &options.cache_directory);
+    for suite in &project.suites {
+        let name = || suite.name.clone();
+        progress.step(Step::Building { suite: name() });
+        let material = match suite.framework {
+            SuiteFramework::Cargo => Material::Cargo(cargo::build(suite, options.build_output).await?),
+            SuiteFramework::Pytest | SuiteFramework::Command => Material::Nothing,
+        };
+        progress.step(Step::Hashing { suite: name() });
+        let before = preparation.target_count();
+        preparation = describe(suite.clone(), material, preparation).await?;
+        progress.step(Step::Ready { suite: name(), targets: preparation.target_count() - before });
+    }
+    preparation.finish()
+}
+
+/// What a suite was made from, before it is described.
+enum Material {
+    Cargo(cargo::Built),
+    Nothing,
+}
+
+/// Walks, reads and hashes on a thread where that may block.
+async fn describe(suite: Suite, material: Material, mut preparation: Preparation) -> Result<Preparation, ProjectError> {
+    let work = move || {
+        match &material {
+            Material::Cargo(built) => cargo::describe(&suite, built, &mut preparation)?,
+            Material::Nothing => {}
+        }
+        Ok(preparation)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }

@@ -1,0 +1,103 @@
+//! A prepared run in the making: what the suites' modules add to.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use muster_model::limits;
+use muster_model::spec::{Layer, TargetSpec};
+
+use super::layer::LayerBuilder;
+use super::stat_cache::StatCache;
+use super::{NotRun, PreparedRun, ProjectError, Suite, files};
+
+/// Collects targets, blobs and notices.
+pub(crate) struct Preparation {
+    root: PathBuf,
+    cache: StatCache,
+    run: PreparedRun,
+    data_layers: HashMap<String, Option<Layer>>,
+}
+
+impl Preparation {
+    /// Begins; `cache_directory` is that of [`super::PrepareOptions`]. Each project has a stat cache of its own, so that a large one does not
+    /// make a small one slow.
+    pub(crate) fn new(root: &Path, cache_directory: &Path) -> Self {
+        let name = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
+        let cache = StatCache::open(cache_directory.join("stat").join(&name[..32]));
+        Self { root: root.to_owned(), cache, run: PreparedRun::default(), data_layers: HashMap::new() }
+    }
+
+    /// Adds a target.
+    pub(crate) fn add_target(&mut self, target: TargetSpec) {
+        self.run.targets.push(target);
+    }
+
+    /// How many targets there are.
+    pub(crate) fn target_count(&self) -> usize {
+        self.run.targets.len()
+    }
+
+    /// Tells the user something.
+    pub(crate) fn notice(&mut self, sentence: String) {
+        if !self.run.notices.contains(&sentence) {
+            self.run.notices.push(sentence);
+        }
+    }
+
+    /// Names something that does not run.
+    pub(crate) fn name_not_run(&mut self, not_run: NotRun) {
+        self.notice(format!("{} not run: {}; hint: {}", not_run.what, not_run.why, not_run.hint));
+        self.run.not_run.push(not_run);
+    }
+
+    /// Hashes a layer's files and adds its blobs.
+    pub(crate) fn finish_layer(&mut self, mut layer: LayerBuilder) -> Result<Layer, ProjectError> {
+        for sentence in layer.take_left_out() {
+            self.notice(format!("left out: {sentence}"));
+        }
+        layer.finish(&self.cache, &mut self.run.blobs)
+    }
+
+    /// The layer of what the suite's `data` adds; None when it adds nothing.
+    pub(crate) fn data_layer(&mut self, suite: &Suite) -> Result<Option<Layer>, ProjectError> {
+        if let Some(layer) = self.data_layers.get(&suite.name) {
+            return Ok(layer.clone());
+        }
+        let mut layer = LayerBuilder::new("data");
+        for glob in files::add_data(&mut layer, &self.root, &suite.plan.settings.data)? {
+            self.notice(format!("data `{glob}` of suite {} matches nothing", suite.name));
+        }
+        let layer = if layer.is_empty() { None } else { Some(self.finish_layer(layer)?) };
+        self.data_layers.insert(suite.name.clone(), layer.clone());
+        Ok(layer)
+    }
+
+    /// Everything, in order; the stat cache is written back.
+    pub(crate) fn finish(mut self) -> Result<PreparedRun, ProjectError> {
+        if self.run.targets.len() > limits::TARGETS_PER_RUN_MAX {
+            let what = "the number of targets".to_owned();
+            return Err(ProjectError::Limit { what, limit: limits::TARGETS_PER_RUN_MAX as u64 });
+        }
+        if let Err(error) = self.cache.save() {
+            self.notice(format!("what was hashed will be hashed again: the stat cache can't be written: {error}"));
+        }
+        self.run.targets.sort_by(|one, other| (&one.suite, &one.name).cmp(&(&other.suite, &other.name)));
+        make_names_unique(&mut self.run.targets);
+        Ok(self.run)
+    }
+}
+
+/// Two suites may hold the same target; then the suite tells them apart, and where that is not enough, their order.
+fn make_names_unique(targets: &mut [TargetSpec]) {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for target in targets.iter() {
+        *counts.entry(target.name.clone()).or_default() += 1;
+    }
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for target in targets.iter_mut().filter(|target| counts.get(&target.name).is_some_and(|count| *count > 1)) {
+        let name = format!("{}: {}", target.suite, target.name);
+        let count = seen.entry(name.clone()).or_default();
+        *count += 1;
+        target.name = if *count == 1 { name } else { format!("{name} #{count}") };
+    }
+}
