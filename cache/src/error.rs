@@ -1,6 +1,6 @@
 //! What can go wrong with a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use muster_model::Digest;
 
@@ -63,7 +63,30 @@ pub enum StoreError {
     /// The peer said no.
     #[error("the remote store answered {}", .0.code())]
     Remote(#[source] Box<tonic::Status>),
+    /// Another process has the store open.
+    #[error("the cache in {} is in use by another process", directory.display())]
+    InUse {
+        /// Where the store is.
+        directory: PathBuf,
+    },
+    /// The store was written by a newer Muster, or by something else.
+    #[error("the cache in {} has layout {found}; this program knows up to {known}", directory.display())]
+    Layout {
+        /// Where the store is.
+        directory: PathBuf,
+        /// What its layout file says.
+        found: String,
+        /// The newest layout that this program reads.
+        known: u32,
+    },
     /// The store is closing.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Wraps what the file system said about `path`; `action` is an infinitive.
+    pub(crate) fn file<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Self + 'a {
+        move |source| Self::File { action, path: path.to_path_buf(), source }
+    }
 }

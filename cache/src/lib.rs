@@ -5,7 +5,10 @@
 //! Architecture Invariant: no store has an option to skip verification, and none hands out a byte that it has not checked: see [`Blob`].
 
 mod blob;
+mod disk;
 mod error;
+mod hash;
+mod remote;
 
 pub mod tree;
 
@@ -14,7 +17,10 @@ use muster_model::Digest;
 use muster_model::key::ActionKey;
 
 pub use blob::Blob;
+pub use disk::{DiskConfig, DiskStats, DiskStore, Lease};
 pub use error::StoreError;
+pub use hash::digest_of;
+pub use remote::{RemoteStore, UploadSource, UploadStats};
 
 /// Blobs by digest.
 #[async_trait]

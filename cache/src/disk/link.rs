@@ -1,0 +1,199 @@
+//! Stored blobs as files elsewhere, without copying: hard links.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use muster_model::Digest;
+
+use super::index::Place;
+use super::layout::Form;
+use super::{DiskStore, Lease, is_empty};
+use crate::StoreError;
+use crate::blob::copy_verified;
+
+/// Locks that keep two threads from making the same file, by the first byte of the hash.
+const STRIPES: usize = 64;
+
+/// Which files were hashed by this process, on their way in or before their first link, and which forms of them are linked.
+#[derive(Debug)]
+pub(super) struct Verified {
+    files: Mutex<HashMap<Digest, Forms>>,
+    stripes: [Mutex<()>; STRIPES],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Forms {
+    plain: bool,
+    executable: bool,
+}
+
+impl Forms {
+    fn get(&mut self, form: Form) -> &mut bool {
+        match form {
+            Form::Plain => &mut self.plain,
+            Form::Executable => &mut self.executable,
+        }
+    }
+}
+
+impl Default for Verified {
+    fn default() -> Self {
+        Self { files: Mutex::default(), stripes: [const { Mutex::new(()) }; STRIPES] }
+    }
+}
+
+impl Verified {
+    pub(super) fn insert(&self, digest: Digest) {
+        self.files().entry(digest).or_default();
+    }
+
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.files().remove(digest);
+    }
+
+    fn forms(&self, digest: &Digest) -> Option<Forms> {
+        self.files().get(digest).copied()
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<Digest, Forms>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stripe(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+        self.stripes[usize::from(digest.hash[0]) % STRIPES].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DiskStore {
+    /// Makes a stored blob appear at `destination`, which must not exist, as a file that nobody writes to: mode 0444, or 0555 if
+    /// `executable`, owned by the configured owner. Blocks.
+    ///
+    /// The file is a hard link of the stored one, or a copy where that is on another file system or the blob is kept in the index. Its
+    /// bytes were hashed since this process started: on their way in, or here at the first link. Hold a [`Lease`] of the blob while links
+    /// to it are used, so that its room is accounted for.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] when the blob is not here, [`StoreError::Corrupt`] when it does not verify.
+    pub fn link_file(&self, digest: &Digest, destination: &Path, executable: bool) -> Result<(), StoreError> {
+        let form = Form::of(executable);
+        if is_empty(digest) {
+            return self.write_file(&[], destination, form);
+        }
+        if self.verified.forms(digest).is_some_and(|mut forms| *forms.get(form)) {
+            match self.link_form(digest, destination, form) {
+                Err(StoreError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                done => return done,
+            }
+        }
+        self.link_slowly(digest, destination, form)
+    }
+
+    /// Writes a small blob's bytes, which were checked, to `destination` as [`Self::link_file`] would.
+    fn write_file(&self, bytes: &[u8], destination: &Path, form: Form) -> Result<(), StoreError> {
+        let mut file = File::create_new(destination).map_err(StoreError::file("create", destination))?;
+        file.write_all(bytes).map_err(StoreError::file("write", destination))?;
+        self.layout.seal_file(&file, destination, form)
+    }
+
+    /// Asks the index, and makes the file of the form if there is none yet.
+    fn link_slowly(&self, digest: &Digest, destination: &Path, form: Form) -> Result<(), StoreError> {
+        let (asked, handle) = (*digest, self.index.clone());
+        let (place, _lease) = self.index.call_blocking(move |index| {
+            let place = index.find(&asked)?.ok_or(StoreError::NotFound(asked))?;
+            index.hold(&[asked])?;
+            Ok((place, Lease { index: handle, digests: vec![asked] }))
+        })?;
+        if let Place::Inline(bytes) = place {
+            if crate::digest_of(digest.function, &bytes) != *digest {
+                (self.on_corrupt(*digest))();
+                return Err(StoreError::Corrupt(*digest));
+            }
+            return self.write_file(&bytes, destination, form);
+        }
+        self.make_form(digest, form)?;
+        self.link_form(digest, destination, form)
+    }
+
+    /// Verifies the stored file once and makes it exist in `form`.
+    fn make_form(&self, digest: &Digest, form: Form) -> Result<(), StoreError> {
+        let _stripe = self.verified.stripe(digest);
+        let path = self.layout.blob_path(digest, form);
+        let other_path = self.layout.blob_path(digest, form.other());
+        if self.verified.forms(digest).is_none() {
+            for present in [&path, &other_path] {
+                self.verify(digest, present)?;
+            }
+        }
+        if !exists(&path)? {
+            let linked = match fs::metadata(&other_path) {
+                Ok(metadata) => metadata.nlink() > 1,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let lost = *digest;
+                    self.index.call_blocking(move |index| index.forget_if_missing(&lost))?;
+                    return Err(StoreError::NotFound(*digest));
+                }
+                Err(error) => return Err(StoreError::file("look at", &other_path)(error)),
+            };
+            let other_is_used = self.verified.forms(digest).is_some_and(|mut forms| *forms.get(form.other()));
+            if linked || other_is_used {
+                self.copy_form(digest, form, &other_path)?;
+            } else {
+                // Nobody uses the other form: the one file changes over, and nothing is copied.
+                self.layout.convert(digest, form)?;
+            }
+        }
+        *self.verified.files().entry(*digest).or_default().get(form) = true;
+        Ok(())
+    }
+
+    fn verify(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(StoreError::file("open", path))?,
+        };
+        match copy_verified(file, path, *digest, |_| Ok(())) {
+            Err(StoreError::Mismatch { .. }) => {
+                (self.on_corrupt(*digest))();
+                Err(StoreError::Corrupt(*digest))
+            }
+            done => done,
+        }
+    }
+
+    fn copy_form(&self, digest: &Digest, form: Form, from: &Path) -> Result<(), StoreError> {
+        let mut partial = self.layout.create_incoming()?;
+        let file = File::open(from).map_err(StoreError::file("open", from))?;
+        copy_verified(file, from, *digest, |bytes| partial.write(bytes))?;
+        self.layout.seal(&partial, form)?;
+        let copied = *digest;
+        self.index.call_blocking(move |index| index.add_copy(&copied))?;
+        self.layout.publish(digest, form, partial)
+    }
+
+    fn link_form(&self, digest: &Digest, destination: &Path, form: Form) -> Result<(), StoreError> {
+        let path = self.layout.blob_path(digest, form);
+        match fs::hard_link(&path, destination) {
+            Ok(()) => Ok(()),
+            // Another file system, or an inode that has all the links it can have.
+            Err(error) if matches!(error.kind(), ErrorKind::CrossesDevices | ErrorKind::TooManyLinks) => {
+                let file = File::open(&path).map_err(StoreError::file("open", &path))?;
+                let mut copy = File::create_new(destination).map_err(StoreError::file("create", destination))?;
+                copy_verified(file, &path, *digest, |bytes| {
+                    copy.write_all(bytes).map_err(StoreError::file("write", destination))
+                })?;
+                self.layout.seal_file(&copy, destination, form)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::file("link", &path)(error)),
+            Err(error) => Err(StoreError::file("link a stored file to", destination)(error)),
+        }
+    }
+}
+
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(StoreError::file("look at", path))
+}

@@ -1,0 +1,342 @@
+//! Blobs and results on a local disk. One needs it wherever bytes stay: on the coordinator, and on every agent.
+//!
+//! Guarantees: no byte is handed out that was not hashed on its way out; no blob is visible before it was hashed on its way in. What was
+//! answered survives the death of the process. After a power loss blobs and records may be missing, and a blob's file may be torn: the
+//! first reader finds that out, the blob goes to `quarantine/`, and it is missing from then on. Nothing is scanned at start.
+
+mod index;
+mod layout;
+mod leases;
+mod link;
+mod records;
+mod thread;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use muster_model::Digest;
+use muster_model::key::ActionKey;
+use muster_model::limits::{
+    BLOB_BYTES_MAX, BLOB_LEASE_TIME, CACHE_BYTES_DEFAULT, CHUNK_BYTES_MAX, INLINE_BLOB_BYTES_MAX, MESSAGE_BYTES_MAX,
+};
+
+use crate::blob::{OnCorrupt, blocking};
+use crate::{ActionCache, ActionRecord, Blob, BlobStore, StoreError, digest_of};
+use index::{Index, Offer, Place};
+use layout::{Form, Layout};
+use link::Verified;
+use thread::IndexHandle;
+
+/// How a disk store is set up.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// Where everything is kept. One process at a time.
+    pub directory: PathBuf,
+    /// What blobs and records may take together, in bytes; each entry is charged a little more than its size.
+    pub capacity_bytes: u64,
+    /// How long a blob stays after the store said that it is there.
+    pub lease_time: Duration,
+    /// The user and group that own stored files. An overlay can only copy up files whose owner is mapped into its namespace.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl DiskConfig {
+    /// The defaults, in `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            capacity_bytes: CACHE_BYTES_DEFAULT,
+            lease_time: BLOB_LEASE_TIME,
+            owner: None,
+        }
+    }
+}
+
+/// What is in a disk store. The evicted and quarantined are counted since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskStats {
+    /// Blobs.
+    pub blobs: u64,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+    /// What blobs and records take from the capacity, in bytes.
+    pub charged_bytes: u64,
+    /// The configured size, in bytes.
+    pub capacity_bytes: u64,
+    /// Results.
+    pub records: u64,
+    /// Blobs that can't be evicted now.
+    pub leased_blobs: u64,
+    /// Blobs evicted.
+    pub evicted_blobs: u64,
+    /// Their sizes together, in bytes.
+    pub evicted_bytes: u64,
+    /// Blobs that did not verify when they were read.
+    pub quarantined_blobs: u64,
+}
+
+/// Blobs and results in a directory.
+#[derive(Debug)]
+pub struct DiskStore {
+    index: IndexHandle,
+    layout: Arc<Layout>,
+    verified: Arc<Verified>,
+    capacity_bytes: u64,
+    owner: Option<(u32, u32)>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl DiskStore {
+    /// Opens a store, or makes one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::InUse`] when another process has it, [`StoreError::Layout`] when a newer program wrote it.
+    pub fn open(config: DiskConfig) -> Result<Arc<Self>, StoreError> {
+        let (layout, lock) = Layout::open(&config.directory, config.owner)?;
+        let layout = Arc::new(layout);
+        let verified = Arc::new(Verified::default());
+        let index = Index::open(layout.clone(), lock, verified.clone(), config.capacity_bytes, config.lease_time)?;
+        let (index, thread) =
+            IndexHandle::start(index).map_err(StoreError::file("start a thread for", &config.directory))?;
+        Ok(Arc::new(Self {
+            index,
+            layout,
+            verified,
+            capacity_bytes: config.capacity_bytes,
+            owner: config.owner,
+            thread: Some(thread),
+        }))
+    }
+
+    /// What is here.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Closed`] while the store closes.
+    pub async fn stats(&self) -> Result<DiskStats, StoreError> {
+        self.index.call(|index| Ok(index.stats())).await
+    }
+
+    /// Keeps blobs from being evicted until the lease is dropped: all of them, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] with the first that is not here.
+    pub async fn lease(&self, digests: &[Digest]) -> Result<Lease, StoreError> {
+        let digests: Vec<Digest> = digests.iter().filter(|digest| !is_empty(digest)).copied().collect();
+        let handle = self.index.clone();
+        self.index
+            .call(move |index| {
+                index.hold(&digests)?;
+                Ok(Lease { index: handle, digests })
+            })
+            .await
+    }
+
+    /// The configured size, in bytes.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
+    /// The configured owner of stored files.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
+    /// What to do when a blob's stored bytes turn out to be others.
+    fn on_corrupt(&self, digest: Digest) -> OnCorrupt {
+        let index = self.index.clone();
+        Box::new(move || index.cast(move |index| index.quarantine(&digest)))
+    }
+
+    async fn put_small(&self, digest: Digest, blob: Blob) -> Result<(), StoreError> {
+        let bytes = blob.into_bytes(INLINE_BLOB_BYTES_MAX).await?;
+        self.index.call(move |index| index.insert_inline(&digest, &bytes)).await
+    }
+
+    async fn put_file(&self, digest: Digest, blob: Blob) -> Result<(), StoreError> {
+        let handle = self.index.clone();
+        let offered = self.index.call(move |index| {
+            Ok(match index.offer(&digest)? {
+                Offer::Present => None,
+                Offer::Wanted => Some(Reservation { index: handle, digest: Some(digest) }),
+            })
+        });
+        let Some(reservation) = offered.await? else { return Ok(()) };
+        let layout = self.layout.clone();
+        let partial = blocking(move || layout.create_incoming()).await?;
+        let partial = blob.pour(partial).await?;
+        let layout = self.layout.clone();
+        let partial = blocking(move || layout.seal(&partial, Form::Plain).map(|()| partial)).await?;
+        let stored = self.index.call(move |index| {
+            reservation.redeem(index);
+            index.insert_file(&digest, partial)
+        });
+        stored.await
+    }
+
+    /// Reads a small file whole, so that it is checked before anybody gets it; hands out a bigger one as it is read.
+    async fn read_file(&self, digest: Digest) -> Result<Blob, StoreError> {
+        let layout = self.layout.clone();
+        let on_corrupt = self.on_corrupt(digest);
+        let read = blocking(move || {
+            let Some((file, path)) = layout.open_blob(&digest)? else { return Ok(None) };
+            if digest.size_bytes > CHUNK_BYTES_MAX as u64 {
+                return Ok(Some(Blob::from_stored(digest, file, path, on_corrupt)));
+            }
+            let mut bytes = Vec::with_capacity(digest.size_bytes as usize + 1);
+            file.take(digest.size_bytes + 1).read_to_end(&mut bytes).map_err(StoreError::file("read", &path))?;
+            match Blob::from_bytes_of(digest, bytes.into()) {
+                Ok(blob) => Ok(Some(blob)),
+                Err(_) => {
+                    on_corrupt();
+                    Err(StoreError::Corrupt(digest))
+                }
+            }
+        });
+        match read.await? {
+            Some(blob) => Ok(blob),
+            None => {
+                // An eviction between the answer and the look is no loss; a row without its file is.
+                self.index.call(move |index| index.forget_if_missing(&digest)).await?;
+                Err(StoreError::NotFound(digest))
+            }
+        }
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.index.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the cache's index had panicked");
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for DiskStore {
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let mut asked: Vec<Digest> = digests.iter().filter(|digest| !is_empty(digest)).copied().collect();
+        asked.sort_unstable();
+        asked.dedup();
+        self.index
+            .call(move |index| {
+                let mut missing = Vec::new();
+                for digest in asked {
+                    if !index.confirm(&digest)? {
+                        missing.push(digest);
+                    }
+                }
+                Ok(missing)
+            })
+            .await
+    }
+
+    async fn get(&self, digest: &Digest) -> Result<Blob, StoreError> {
+        let digest = *digest;
+        if is_empty(&digest) {
+            return Blob::from_bytes_of(digest, Bytes::new());
+        }
+        match self.index.call(move |index| index.find(&digest)).await? {
+            None => Err(StoreError::NotFound(digest)),
+            Some(Place::File) => self.read_file(digest).await,
+            Some(Place::Inline(bytes)) => Blob::from_bytes_of(digest, bytes).map_err(|_| {
+                (self.on_corrupt(digest))();
+                StoreError::Corrupt(digest)
+            }),
+        }
+    }
+
+    async fn put(&self, digest: &Digest, blob: Blob) -> Result<(), StoreError> {
+        if digest != blob.digest() {
+            return Err(StoreError::Mismatch { expected: *digest, found: *blob.digest() });
+        }
+        if digest.size_bytes > BLOB_BYTES_MAX {
+            return Err(StoreError::Limit { what: "the size of a blob", limit: BLOB_BYTES_MAX });
+        }
+        if is_empty(digest) {
+            return Ok(());
+        }
+        if digest.size_bytes <= INLINE_BLOB_BYTES_MAX {
+            self.put_small(*digest, blob).await
+        } else {
+            self.put_file(*digest, blob).await
+        }
+    }
+}
+
+#[async_trait]
+impl ActionCache for DiskStore {
+    async fn get(&self, keys: &[ActionKey]) -> Result<Vec<Option<ActionRecord>>, StoreError> {
+        let keys = keys.to_vec();
+        self.index.call(move |index| keys.iter().map(|key| index.record(key)).collect()).await
+    }
+
+    async fn put(&self, records: Vec<(ActionKey, ActionRecord)>) -> Result<(), StoreError> {
+        if records.iter().any(|(_, record)| record.payload.len() > MESSAGE_BYTES_MAX) {
+            return Err(StoreError::Limit { what: "the size of a record", limit: MESSAGE_BYTES_MAX as u64 });
+        }
+        self.index.call(move |index| index.put_records(&records)).await
+    }
+}
+
+/// Keeps blobs from being evicted while it exists.
+#[derive(Debug)]
+#[must_use = "the blobs are let go when the lease is dropped"]
+pub struct Lease {
+    index: IndexHandle,
+    digests: Vec<Digest>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let digests = std::mem::take(&mut self.digests);
+        if !digests.is_empty() {
+            self.index.cast(move |index| {
+                index.release(&digests);
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Room kept for a blob that is on its way.
+struct Reservation {
+    index: IndexHandle,
+    digest: Option<Digest>,
+}
+
+impl Reservation {
+    fn redeem(mut self, index: &mut Index) {
+        if let Some(digest) = self.digest.take() {
+            index.unreserve(&digest);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(digest) = self.digest.take() {
+            self.index.cast(move |index| {
+                index.unreserve(&digest);
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Whether this is the empty blob, which every store has.
+pub(crate) fn is_empty(digest: &Digest) -> bool {
+    digest.size_bytes == 0 && *digest == digest_of(digest.function, &[])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use futures_util::stream;
+use muster_model::DigestFunction;
+
+use super::*;
+
+fn small(number: u32) -> Bytes {
+    number.to_le_bytes().repeat(25).into()
+}
+
+fn large(number: u32) -> Bytes {
+    number.to_le_bytes().repeat(2500).into()
+}
+
+fn config(directory: &tempfile::TempDir) -> DiskConfig {
+    DiskConfig { lease_time: Duration::ZERO, ..DiskConfig::new(directory.path().join("cache")) }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+async fn put(store: &DiskStore, bytes: &Bytes) -> Digest {
+    let blob = Blob::from_bytes(bytes.clone());
+    let digest = *blob.digest();
+    BlobStore::put(store, &digest, blob).await.unwrap();
+    digest
+}
+
+async fn get(store: &DiskStore, digest: &Digest) -> Result<Bytes, StoreError> {
+    BlobStore::get(store, digest).await?.into_bytes(u64::MAX).await
+}
+
+fn incoming(store: &DiskConfig) -> usize {
+    std::fs::read_dir(store.directory.join("incoming")).unwrap().count()
+}
+
+/// Changes a byte of a stored blob wherever it is.
+fn flip(config: &DiskConfig, digest: &Digest) {
+    let hex = digest.hex();
+    let path = config.directory.join("blobs").join(digest.function.name()).join(&hex[..2]).join(&hex);
+    if let Ok(mut bytes) = std::fs::read(&path) {
+        bytes[0] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        return;
+    }
+    let index = rusqlite::Connection::open(config.directory.join("index.sqlite")).unwrap();
+    let mut bytes: Vec<u8> =
+        index.query_row("SELECT bytes FROM blobs WHERE hash = ?", [digest.hash], |row| row.get(0)).unwrap();
+    bytes[0] ^= 1;
+    index.execute("UPDATE blobs SET bytes = ? WHERE hash = ?", rusqlite::params![bytes, digest.hash]).unwrap();
+}
+
+#[tokio::test]
+async fn what_was_put_is_there_after_reopening() {
+    let folder = folder();
+    let store = DiskStore::open(config(&folder)).unwrap();
+    let (one, two) = (put(&store, &small(1)).await, put(&store, &large(2)).await);
+    let before = store.stats().await.unwrap();
+    drop(store);
+    let store = DiskStore::open(config(&folder)).unwrap();
+    assert_eq!(store.stats().await.unwrap(), before);
+    assert_eq!(before.blobs, 2);
+    assert_eq!(get(&store, &one).await.unwrap(), small(1));
+    assert_eq!(get(&store, &two).await.unwrap(), large(2));
+}
+
+#[tokio::test]
+async fn a_second_open_is_refused() {
+    let folder = folder();
+    let _store = DiskStore::open(config(&folder)).unwrap();
+    let refused = DiskStore::open(config(&folder));
+    assert!(matches!(refused, Err(StoreError::InUse { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_newer_layout_is_refused() {
+    let folder = folder();
+    let config = config(&folder);
+    drop(DiskStore::open(config.clone()).unwrap());
+    for text in ["2\n", "", "nonsense"] {
+        std::fs::write(config.directory.join("LAYOUT"), text).unwrap();
+        let refused = DiskStore::open(config.clone());
+        assert!(matches!(refused, Err(StoreError::Layout { known: 1, .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_found_quarantined_and_healed_by_putting_again() {
+    let folder = folder();
+    let config = config(&folder);
+    let blobs: Vec<Bytes> =
+        (0..100).map(|number| if number % 2 == 0 { small(number) } else { large(number) }).collect();
+    {
+        let store = DiskStore::open(config.clone()).unwrap();
+        for blob in &blobs {
+            put(&store, blob).await;
+        }
+    }
+    for blob in &blobs {
+        flip(&config, &Digest::of(blob));
+    }
+    let store = DiskStore::open(config.clone()).unwrap();
+    for (number, blob) in blobs.iter().enumerate() {
+        let digest = Digest::of(blob);
+        let destination = folder.path().join("link");
+        let first = if number % 3 == 0 {
+            store.link_file_in_background(&digest, &destination, false).await.map(|()| Bytes::new())
+        } else {
+            get(&store, &digest).await
+        };
+        assert!(matches!(first, Err(StoreError::Corrupt(_))), "{first:?}");
+        assert!(!destination.exists());
+        let second = get(&store, &digest).await;
+        assert!(matches!(second, Err(StoreError::NotFound(_))), "{second:?}");
+        assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
+        put(&store, blob).await;
+        assert_eq!(get(&store, &digest).await.unwrap(), blob);
+    }
+    assert_eq!(store.stats().await.unwrap().quarantined_blobs, 100);
+    let kept = std::fs::read_dir(config.directory.join("quarantine")).unwrap().count();
+    assert!((1..=muster_model::limits::QUARANTINED_BLOBS_MAX).contains(&kept), "{kept}");
+}
+
+#[tokio::test]
+async fn a_large_blob_that_rotted_is_found_while_it_is_streamed() {
+    let folder = folder();
+    let config = config(&folder);
+    let store = DiskStore::open(config.clone()).unwrap();
+    let bytes: Bytes = vec![9; CHUNK_BYTES_MAX * 3].into();
+    let digest = put(&store, &bytes).await;
+    flip(&config, &digest);
+    let read = get(&store, &digest).await;
+    assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+    assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
+}
+
+#[tokio::test]
+async fn a_missing_or_torn_file_is_a_miss() {
+    let folder = folder();
+    let config = config(&folder);
+    let store = DiskStore::open(config.clone()).unwrap();
+    for torn in [false, true] {
+        let digest = put(&store, &large(1)).await;
+        let path = store.layout.blob_path(&digest, Form::Plain);
+        std::fs::remove_file(&path).unwrap();
+        if torn {
+            std::fs::write(&path, b"").unwrap();
+        }
+        get(&store, &digest).await.unwrap_err();
+        assert_eq!(store.find_missing(&[digest]).await.unwrap(), [digest]);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_died_between_index_and_files_leaves_no_lie_and_no_orphan() {
+    let folder = folder();
+    let config = config(&folder);
+    let (lost, orphan) = {
+        let store = DiskStore::open(config.clone()).unwrap();
+        (put(&store, &large(1)).await, put(&store, &large(2)).await)
+    };
+    let index = rusqlite::Connection::open(config.directory.join("index.sqlite")).unwrap();
+    // As after a commit whose rename did not happen, and one whose removal did not happen.
+    let layout = Layout::open(&config.directory, None).unwrap().0;
+    std::fs::remove_file(layout.blob_path(&lost, Form::Plain)).unwrap();
+    index.execute("DELETE FROM blobs WHERE hash = ?", [orphan.hash]).unwrap();
+    for digest in [lost, orphan] {
+        index.execute("INSERT OR IGNORE INTO unsettled VALUES (0, ?)", [digest.hash]).unwrap();
+    }
+    std::fs::write(config.directory.join("incoming/7"), b"partial").unwrap();
+    drop(index);
+    let store = DiskStore::open(config.clone()).unwrap();
+    assert_eq!(store.find_missing(&[lost, orphan]).await.unwrap().len(), 2);
+    assert!(!layout.blob_path(&orphan, Form::Plain).exists());
+    assert_eq!(incoming(&config), 0);
+}
+
+#[tokio::test]
+async fn concurrent_puts_of_one_blob_store_it_once() {
+    let folder = folder();
+    let config = config(&folder);
+    let store = DiskStore::open(config.clone()).unwrap();
+    let puts = (0..32).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            put(&store, &large(1)).await;
+            put(&store, &small(1)).await;
+        })
+    });
+    futures_util::future::try_join_all(puts).await.unwrap();
+    let stats = store.stats().await.unwrap();
+    assert_eq!((stats.blobs, stats.bytes), (2, 10_100));
+    assert_eq!(stats.charged_bytes, 10_100 + 2 * index::ENTRY_BYTES);
+    assert_eq!(incoming(&config), 0);
+}
+
+#[tokio::test]
+async fn a_refused_put_gives_its_room_back() {
+    let folder = folder();
+    let config = DiskConfig { capacity_bytes: 15_000, ..config(&folder) };
+    let store = DiskStore::open(config.clone()).unwrap();
+    for _ in 0..3 {
+        let digest = Digest::of(&large(1));
+        let wrong = Blob::from_stream(digest, stream::iter([Ok(large(2))]));
+        let refused = BlobStore::put(&*store, &digest, wrong).await;
+        assert!(matches!(refused, Err(StoreError::Mismatch { .. })), "{refused:?}");
+    }
+    assert_eq!(incoming(&config), 0);
+    put(&store, &large(1)).await;
+}
+
+#[tokio::test]
+async fn the_least_recently_used_goes_first_and_the_leased_never() {
+    let folder = folder();
+    let config = DiskConfig { capacity_bytes: 3 * (10_000 + index::ENTRY_BYTES), ..config(&folder) };
+    let store = DiskStore::open(config).unwrap();
+    let one = put(&store, &large(1)).await;
+    let two = put(&store, &large(2)).await;
+    let three = put(&store, &large(3)).await;
+    get(&store, &one).await.unwrap();
+    let lease = store.lease(&[two]).await.unwrap();
+    let four = put(&store, &large(4)).await;
+    assert_eq!(store.find_missing(&[one, two, three, four]).await.unwrap(), [three]);
+    let all = store.lease(&[one, four]).await.unwrap();
+    let refused = BlobStore::put(&*store, &three, Blob::from_bytes(large(3))).await;
+    assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
+    drop(lease);
+    put(&store, &large(3)).await;
+    assert_eq!(store.find_missing(&[one, two, three, four]).await.unwrap(), [two]);
+    drop(all);
+}
+
+#[tokio::test]
+async fn an_answer_that_a_blob_is_there_is_a_lease() {
+    let folder = folder();
+    let capacity_bytes = 10_000 + index::ENTRY_BYTES;
+    let config = DiskConfig { capacity_bytes, lease_time: Duration::from_secs(600), ..config(&folder) };
+    let store = DiskStore::open(config).unwrap();
+    let one = put(&store, &large(1)).await;
+    assert_eq!(store.find_missing(&[one]).await.unwrap(), []);
+    let two = Digest::of(&large(2));
+    let refused = BlobStore::put(&*store, &two, Blob::from_bytes(large(2))).await;
+    assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_record_dies_with_its_first_blob() {
+    let folder = folder();
+    let config = DiskConfig { capacity_bytes: 31_000, ..config(&folder) };
+    let store = DiskStore::open(config).unwrap();
+    let (one, two) = (put(&store, &large(1)).await, put(&store, &small(2)).await);
+    let key = ActionKey([1; 32]);
+    let references = vec![two, one, Digest::empty()];
+    let record = ActionRecord { payload: Bytes::from_static(b"payload"), references };
+    ActionCache::put(&*store, vec![(key, record.clone())]).await.unwrap();
+    let answered = ActionCache::get(&*store, &[key, ActionKey([2; 32])]).await.unwrap();
+    assert_eq!(answered, [Some(ActionRecord { references: vec![two, one], ..record.clone() }), None]);
+    get(&store, &two).await.unwrap();
+    put(&store, &large(3)).await;
+    put(&store, &large(4)).await;
+    assert_eq!(store.find_missing(&[one, two]).await.unwrap(), [one]);
+    assert_eq!(ActionCache::get(&*store, &[key]).await.unwrap(), [None]);
+    assert_eq!(store.stats().await.unwrap().records, 0);
+    let refused = ActionCache::put(&*store, vec![(key, record)]).await;
+    assert!(matches!(refused, Err(StoreError::NotFound(digest)) if digest == one), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_linked_file_is_the_stored_one_in_the_mode_that_was_asked_for() {
+    let folder = folder();
+    let store = DiskStore::open(config(&folder)).unwrap();
+    for (number, bytes) in [small(1), large(1), Bytes::new()].into_iter().enumerate() {
+        let digest = put(&store, &bytes).await;
+        for (name, executable) in [("x1", true), ("p1", false), ("x2", true), ("p2", false)] {
+            let path = folder.path().join(format!("{number}-{name}"));
+            store.link_file_in_background(&digest, &path, executable).await.unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, if executable { 0o555 } else { 0o444 }, "{name}");
+        }
+        assert_eq!(get(&store, &digest).await.unwrap(), bytes);
+    }
+    let inode = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().ino();
+    assert_eq!((inode("1-x1"), inode("1-p1")), (inode("1-x2"), inode("1-p2")));
+    assert_ne!(inode("1-x1"), inode("1-p1"));
+    let absent = store.link_file_in_background(&Digest::of(b"absent"), &folder.path().join("absent"), false).await;
+    assert!(matches!(absent, Err(StoreError::NotFound(_))), "{absent:?}");
+}
+
+#[tokio::test]
+async fn one_hash_under_two_functions_or_sizes_is_two_blobs() {
+    let folder = folder();
+    let store = DiskStore::open(config(&folder)).unwrap();
+    let digest = put(&store, &large(1)).await;
+    let others = [
+        Digest { function: DigestFunction::Sha256, ..digest },
+        Digest { size_bytes: digest.size_bytes + 1, ..digest },
+        digest_of(DigestFunction::Sha256, &large(1)),
+    ];
+    for other in others {
+        assert!(matches!(get(&store, &other).await, Err(StoreError::NotFound(_))));
+        assert_eq!(store.find_missing(&[other, digest]).await.unwrap(), [other]);
+    }
+}
+
+impl DiskStore {
+    async fn link_file_in_background(
+        self: &Arc<Self>,
+        digest: &Digest,
+        destination: &std::path::Path,
+        executable: bool,
+    ) -> Result<(), StoreError> {
+        let (store, digest, destination) = (self.clone(), *digest, destination.to_path_buf());
+        blocking(move || store.link_file(&digest, &destination, executable)).await
+    }
+}

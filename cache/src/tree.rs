@@ -1,1 +1,0 @@
-//! Directory trees as canonical `Directory` messages (Remote Execution API).
