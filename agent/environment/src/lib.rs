@@ -10,7 +10,10 @@ pub mod base;
 mod collect;
 mod error;
 mod groups;
+mod host;
+mod kill;
 mod output;
+mod owned;
 mod sandbox;
 mod spec;
 
@@ -20,6 +23,7 @@ use tokio::sync::mpsc;
 
 pub use base::{BaseConfig, BaseError, HostBase};
 pub use error::EnvironmentError;
+pub use host::{HostConfig, HostEnvironment};
 pub use sandbox::{SandboxConfig, SandboxEnvironment};
 pub use spec::{
     EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk, OutputStream, Readiness, ResourceUsage,

@@ -1,13 +1,14 @@
 //! From a program's pipes to the receiver, with a limit.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::{OutputChunk, OutputStream};
+use crate::{EnvironmentError, OutputChunk, OutputStream};
 
 /// What one read takes at most, in bytes: what a pipe holds.
 const READ_BYTES: usize = 64 * 1024;
@@ -73,4 +74,11 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
         return Err(io::Error::last_os_error());
     }
     Ok((reading, writing))
+}
+
+/// Registers a descriptor with the runtime.
+pub(crate) fn watch<T: AsRawFd + AsFd>(descriptor: T) -> Result<AsyncFd<T>, EnvironmentError> {
+    // SAFETY: the descriptor is owned by what is handed over, which never changes it and closes it only after it is registered no more.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    registered.map_err(|error| EnvironmentError::Step { step: "register a descriptor".into(), source: error.into() })
 }

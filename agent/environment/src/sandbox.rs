@@ -13,16 +13,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::job::variables;
 use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use self::child::{Kind, ROOTS_MAX, Report, START};
 use self::plan::{Host, Plan, Shape, make_plan};
@@ -30,7 +30,8 @@ use self::skeleton::Skeleton;
 use self::slot::{FirstProcess, Slot, Start};
 use crate::collect::{Root, collect};
 use crate::groups::NoGroup;
-use crate::output::{OutputLimit, pipe, pump};
+use crate::kill::Killed;
+use crate::output::{OutputLimit, pipe, pump, watch};
 use crate::{
     BaseConfig, Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
     OutputStream, Prepared, Readiness, ResourceUsage,
@@ -257,24 +258,6 @@ impl Drop for Place {
     }
 }
 
-/// Why we killed; the first reason stays.
-#[derive(Default)]
-struct Killed {
-    reason: Mutex<Option<KillReason>>,
-    now: Notify,
-}
-
-impl Killed {
-    fn set(&self, reason: KillReason) {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        self.now.notify_one();
-    }
-
-    fn get(&self) -> Option<KillReason> {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Place {
     async fn run(mut self, output: mpsc::Sender<OutputChunk>, switch: KillSwitch) -> Result<Exit, EnvironmentError> {
         let started = Instant::now();
@@ -311,7 +294,7 @@ impl Place {
                         killed.set(KillReason::Requested);
                         process.get_ref().kill();
                     }
-                    () = killed.now.notified() => process.get_ref().kill(),
+                    () = killed.pulled() => process.get_ref().kill(),
                 }
             }
         };
@@ -398,13 +381,6 @@ fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
         return Err(io::Error::last_os_error());
     }
     Ok((ours, theirs))
-}
-
-/// Registers a descriptor with the runtime.
-fn watch<T: AsRawFd + AsFd>(descriptor: T) -> Result<AsyncFd<T>, EnvironmentError> {
-    // SAFETY: the descriptor is owned by what is handed over, which never changes it and closes it only after it is registered no more.
-    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
-    registered.map_err(|error| step("wait for the sandbox", error.into()))
 }
 
 /// Waits for a message and the directories in it; `None` when the other end is closed.

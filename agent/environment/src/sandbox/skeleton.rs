@@ -2,14 +2,12 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{HOME, JOB_ID};
 use crate::base;
+use crate::owned::OwnedDirectory;
 
 /// The devices of the host that every sandbox has.
 pub(super) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -22,26 +20,18 @@ const PREFIX: &str = "skeleton-";
 /// The directories, removed when dropped.
 #[derive(Debug)]
 pub(super) struct Skeleton {
-    directory: PathBuf,
+    directory: OwnedDirectory,
     /// The tops of the host's roots that are directories of their own, such as `usr`, without the first slash.
     pub(super) mounted_roots: Vec<String>,
     /// The tops of the host's roots that are links, such as `bin`.
     pub(super) linked_roots: Vec<String>,
-    _lock: File,
 }
 
 impl Skeleton {
     /// Makes the directories in `parent` and removes those that dead processes left there.
     pub(super) fn create(parent: &Path, roots: &[PathBuf], owner: Option<(u32, u32)>) -> io::Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        fs::create_dir_all(parent)?;
-        remove_leftovers(parent)?;
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
-        DirBuilder::new().mode(0o755).create(&directory)?;
-        let lock = File::open(&directory)?;
-        lock.lock()?;
-        let mut skeleton = Self { directory, mounted_roots: Vec::new(), linked_roots: Vec::new(), _lock: lock };
+        let directory = OwnedDirectory::create(parent, PREFIX)?;
+        let mut skeleton = Self { directory, mounted_roots: Vec::new(), linked_roots: Vec::new() };
         DirBuilder::new().mode(0o755).create(skeleton.mount_point())?;
         skeleton.fill_devices()?;
         for with_base in [true, false] {
@@ -49,7 +39,7 @@ impl Skeleton {
         }
         skeleton.fill_base(roots)?;
         if let Some((uid, gid)) = owner {
-            give(&skeleton.directory, uid, gid)?;
+            give(skeleton.directory.path(), uid, gid)?;
         }
         for with_base in [true, false] {
             set_modes(&skeleton.root(with_base), 0o555)?;
@@ -59,17 +49,17 @@ impl Skeleton {
 
     /// The lowest layer of roots with or without the host's base.
     pub(super) fn root(&self, with_base: bool) -> PathBuf {
-        self.directory.join(if with_base { "base" } else { "bare" })
+        self.directory.path().join(if with_base { "base" } else { "bare" })
     }
 
     /// What is shown at `/dev`.
     pub(super) fn devices(&self) -> PathBuf {
-        self.directory.join("dev")
+        self.directory.path().join("dev")
     }
 
     /// An empty directory to mount on.
     pub(super) fn mount_point(&self) -> PathBuf {
-        self.directory.join("mount")
+        self.directory.path().join("mount")
     }
 
     fn fill_devices(&self) -> io::Result<()> {
@@ -114,46 +104,12 @@ impl Skeleton {
     }
 }
 
-impl Drop for Skeleton {
-    fn drop(&mut self) {
-        if let Err(error) = remove(&self.directory) {
-            tracing::warn!(%error, directory = %self.directory.display(), "cannot remove a sandbox's skeleton");
-        }
-    }
-}
-
-/// Removes what processes that are dead now have left: those whose lock nobody holds.
-fn remove_leftovers(parent: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()) {
-            continue;
-        }
-        let Ok(directory) = File::open(entry.path()) else { continue };
-        // SAFETY: only a descriptor that we own and a number are passed.
-        let locked = unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
-        let own = format!("{PREFIX}{}-", std::process::id());
-        if locked && !entry.file_name().as_bytes().starts_with(own.as_bytes()) {
-            remove(&entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 /// Sets the mode of the directories that belong to nobody in particular; programs may not write there.
 fn set_modes(root: &Path, mode: u32) -> io::Result<()> {
     for name in FIXED.into_iter().map(|name| root.join(name)).chain([root.to_path_buf()]) {
         fs::set_permissions(name, PermissionsExt::from_mode(mode))?;
     }
     Ok(())
-}
-
-fn remove(directory: &Path) -> io::Result<()> {
-    for root in ["base", "bare"] {
-        // One that was never finished lacks some of them, and can be removed as it is.
-        let _ = set_modes(&directory.join(root), 0o755);
-    }
-    fs::remove_dir_all(directory)
 }
 
 fn fill_common(root: &Path) -> io::Result<()> {
