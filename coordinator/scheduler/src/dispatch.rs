@@ -15,7 +15,7 @@ use crate::run::{Discovery, Urgency};
 use crate::shard::{self, ShardSize};
 
 /// Agents, runs and targets that are looked at, each, when the first ones don't want each other.
-const SEARCH_WIDTH: usize = 16;
+pub(crate) const SEARCH_WIDTH: usize = 16;
 
 /// Who gets what next.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +62,7 @@ impl Scheduler {
     }
 
     /// Whether a target met a fault on an agent lately and there is another that could take it.
-    fn is_avoided(&self, class: ClassIndex, run: RunId, target: TargetIndex, agent: AgentId) -> bool {
+    pub(crate) fn is_avoided(&self, class: ClassIndex, run: RunId, target: TargetIndex, agent: AgentId) -> bool {
         let Some(target) = self.runs.get(&run).and_then(|run| run.target(target)) else { return false };
         if target.avoided.is_empty() {
             return false;

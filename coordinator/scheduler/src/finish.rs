@@ -15,7 +15,7 @@ use crate::{Command, Scheduler};
 
 impl Scheduler {
     pub(crate) fn finish_attempt(&mut self, agent: AgentId, epoch: Epoch, end: AttemptEnd) {
-        if !self.leases.get(&epoch).is_some_and(|lease| lease.agent == agent) {
+        if self.leases.get(&epoch).is_none_or(|lease| lease.agent != agent) {
             self.fence(agent, epoch, &end);
             return;
         }

@@ -25,6 +25,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod accounting;
 mod agents;
 mod case;
 mod classes;

@@ -9,6 +9,7 @@ use muster_model::{AgentId, CaseIndex, Epoch, Instant};
 use crate::agents::LOAD_FULL;
 use crate::case::CaseState;
 use crate::classes::ClassIndex;
+use crate::dispatch::SEARCH_WIDTH;
 use crate::leases::{Lease, Recall};
 use crate::{Command, Config, Scheduler};
 
@@ -41,15 +42,29 @@ impl Scheduler {
             if class.recalls >= class.idle_slots {
                 return;
             }
-            let all_agents = (index, AgentId(0))..=(index, AgentId(u64::MAX));
-            let Some(&(_, agent)) = self.surplus.range(all_agents).next() else { return };
-            let is_wanted = |epoch: &&Epoch| {
-                let lease = &self.leases[*epoch];
-                lease.class == index && lease.stage <= Stage::Waiting && lease.recall == Recall::No
-            };
-            let Some(&epoch) = self.agents[&agent].leases.iter().rev().find(is_wanted) else { return };
+            let Some(epoch) = self.find_surplus(index) else { return };
             self.recall(epoch);
         }
+    }
+
+    /// An attempt that waits for a slot, and of whose target an idle agent would take it: otherwise it would come straight back.
+    fn find_surplus(&self, index: ClassIndex) -> Option<Epoch> {
+        let all_agents = (index, AgentId(0))..=(index, AgentId(u64::MAX));
+        let is_wanted = |epoch: &Epoch| {
+            let lease = &self.leases[epoch];
+            lease.class == index
+                && lease.stage <= Stage::Waiting
+                && lease.recall == Recall::No
+                && self.idle(index).any(|agent| !self.is_avoided(index, lease.run, lease.target, agent))
+        };
+        let surplus = self.surplus.range(all_agents).take(SEARCH_WIDTH);
+        surplus.flat_map(|(_, agent)| self.agents[agent].leases.iter().rev()).copied().find(is_wanted)
+    }
+
+    /// Some of the agents with idle slots.
+    fn idle(&self, index: ClassIndex) -> impl Iterator<Item = AgentId> + '_ {
+        let idle = self.classes.get(index).available.iter().take_while(|&&(load, _)| load < LOAD_FULL);
+        idle.map(|&(_, agent)| agent).take(SEARCH_WIDTH)
     }
 
     /// Asks for an attempt back, unless it has started or was asked for before.
@@ -151,8 +166,7 @@ impl Scheduler {
         if self.is_planted(crate::PlantedBug::CopyOnSameAgent) {
             return Some(original);
         }
-        let idle = self.classes.get(index).available.iter().take_while(|&&(load, _)| load < LOAD_FULL);
-        idle.map(|&(_, agent)| agent).find(|&agent| agent != original)
+        self.idle(index).find(|&agent| agent != original)
     }
 
     /// When the next attempt may be copied.

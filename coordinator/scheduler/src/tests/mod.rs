@@ -1,4 +1,5 @@
 //! The scheduler as a whole: events in, commands out.
 
 mod fixture;
+mod honest;
 mod smoke;
