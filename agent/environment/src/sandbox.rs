@@ -3,6 +3,7 @@
 mod child;
 mod job;
 mod plan;
+mod readiness;
 pub(crate) mod script;
 mod skeleton;
 mod slot;
@@ -29,7 +30,7 @@ use self::plan::{Host, Plan, Shape, make_plan};
 use self::skeleton::Skeleton;
 use self::slot::{FirstProcess, Slot, Start};
 use crate::collect::{Root, collect};
-use crate::groups::NoGroup;
+use crate::groups::Groups;
 use crate::kill::Killed;
 use crate::output::{OutputLimit, pipe, pump, watch};
 use crate::{
@@ -87,6 +88,7 @@ pub struct SandboxEnvironment {
     identity: Identity,
     skeleton: Skeleton,
     last_capability: u32,
+    groups: Groups,
     plans: Mutex<HashMap<Shape, Arc<Plan>>>,
     slots: Arc<Mutex<Vec<Slot>>>,
 }
@@ -125,7 +127,14 @@ impl SandboxEnvironment {
         let last_capability = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .and_then(|text| text.trim().parse().map_err(io::Error::other))
             .map_err(|error| step("read /proc/sys/kernel/cap_last_cap", error))?;
-        Ok(Self { identity, skeleton, last_capability, plans: Mutex::default(), slots: Arc::default() })
+        Ok(Self {
+            identity,
+            skeleton,
+            last_capability,
+            groups: Groups::discover(),
+            plans: Mutex::default(),
+            slots: Arc::default(),
+        })
     }
 
     /// Who must own the files of layers: `Some` when the agent is root and programs run as somebody else. The kernel refuses to let a
@@ -152,7 +161,10 @@ impl SandboxEnvironment {
 
     fn take_slot(&self) -> Result<Slot, EnvironmentError> {
         let free = self.slots.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        free.map_or_else(|| Slot::create(Box::new(NoGroup)), Ok)
+        match free {
+            Some(slot) => Ok(slot),
+            None => Slot::create(self.groups.create().map_err(|error| step("make a control group", error))?),
+        }
     }
 
     async fn make(&self, spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
@@ -433,7 +445,7 @@ impl Environment for SandboxEnvironment {
     }
 
     fn check_readiness(&self) -> Result<Readiness, EnvironmentError> {
-        Ok(Readiness { notes: Vec::new() })
+        readiness::check(self)
     }
 
     async fn prepare(&self, spec: EnvironmentSpec) -> Result<Box<dyn Prepared>, EnvironmentError> {

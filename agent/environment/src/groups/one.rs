@@ -1,0 +1,144 @@
+//! Version 1: a tree per controller. A thread enters the groups once, and all that it clones is born there.
+
+use std::fs;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{ControlGroup, GroupUsage, keyed, mounted, number, own_directory, remove, set};
+
+/// The directories that groups are made in.
+#[derive(Debug)]
+pub(crate) struct Trees {
+    memory: PathBuf,
+    processes: PathBuf,
+    /// Not everywhere; without it processor time is what the kernel tells about dead children.
+    cpu: Option<PathBuf>,
+}
+
+impl Trees {
+    /// The trees of this process; `None` when the controllers are not mounted in this version.
+    pub(super) fn find(mounts: &str, memberships: &str) -> Option<io::Result<Self>> {
+        let tree = |controller: &str| {
+            let mount = mounted(mounts)
+                .find(|mount| mount.kind == "cgroup" && mount.options.split(',').any(|option| option == controller))?;
+            own_directory(&mount, memberships, controller)
+        };
+        let (memory, processes) = (tree("memory")?, tree("pids")?);
+        Some(Ok(Self { memory, processes, cpu: tree("cpuacct") }))
+    }
+
+    pub(super) fn parents(&self) -> Vec<PathBuf> {
+        [&self.memory, &self.processes].into_iter().chain(&self.cpu).cloned().collect()
+    }
+
+    pub(super) fn create(&self, name: &str) -> io::Result<Group> {
+        let made = |parent: &Path| {
+            let directory = parent.join(name);
+            match fs::create_dir(&directory) {
+                // Controllers may share a tree.
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    Err(io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
+                }
+                Ok(()) | Err(_) => Ok(directory),
+            }
+        };
+        let mut group =
+            Group { directories: Vec::new(), memory: None, processes: None, cpu: None, limits: None, kills: 0 };
+        for (parent, place) in [
+            (Some(&self.memory), &mut group.memory),
+            (Some(&self.processes), &mut group.processes),
+            (self.cpu.as_ref(), &mut group.cpu),
+        ] {
+            if let Some(parent) = parent {
+                let directory = made(parent)?;
+                *place = Some(directory.clone());
+                group.directories.push(directory);
+            }
+        }
+        Ok(group)
+    }
+}
+
+/// A group in every tree.
+#[derive(Debug)]
+pub(super) struct Group {
+    directories: Vec<PathBuf>,
+    memory: Option<PathBuf>,
+    processes: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+    /// What is set now, so that it is written only when it changes.
+    limits: Option<(u64, u32)>,
+    /// The kernel's counter when the present use began.
+    kills: u64,
+}
+
+impl Group {
+    fn kills(&self) -> u64 {
+        self.memory.as_ref().and_then(|directory| keyed(directory, "memory.oom_control", "oom_kill")).unwrap_or(0)
+    }
+
+    fn set_limits(&self, memory_bytes: u64, processes: u32) -> io::Result<()> {
+        if let Some(memory) = &self.memory {
+            // Memory and swap together may never be below memory alone; the file is missing where swap is not counted.
+            let _ = set(memory, "memory.memsw.limit_in_bytes", -1);
+            set(memory, "memory.limit_in_bytes", memory_bytes)?;
+            let _ = set(memory, "memory.memsw.limit_in_bytes", memory_bytes);
+        }
+        match &self.processes {
+            // The thread that clones and the first process are in it too.
+            Some(directory) => set(directory, "pids.max", u64::from(processes) + 2),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ControlGroup for Group {
+    fn enter(&self) -> io::Result<()> {
+        // 0 is the thread that writes.
+        self.directories.iter().try_for_each(|directory| set(directory, "tasks", 0))
+    }
+
+    fn clone_into(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()> {
+        if self.limits != Some((memory_bytes, processes)) {
+            self.limits = None;
+            self.set_limits(memory_bytes, processes)?;
+            self.limits = Some((memory_bytes, processes));
+        }
+        if let Some(memory) = &self.memory {
+            set(memory, "memory.max_usage_in_bytes", 0)?;
+        }
+        if let Some(cpu) = &self.cpu {
+            set(cpu, "cpuacct.usage", 0)?;
+        }
+        self.kills = self.kills();
+        Ok(())
+    }
+
+    fn usage(&self) -> GroupUsage {
+        let peak = self.memory.as_ref().and_then(|directory| number(directory, "memory.max_usage_in_bytes"));
+        let cpu = self.cpu.as_ref().and_then(|directory| number(directory, "cpuacct.usage"));
+        GroupUsage {
+            memory_peak_bytes: peak.unwrap_or(0),
+            cpu: cpu.map(Duration::from_nanos),
+            memory_kills: self.kills().saturating_sub(self.kills),
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            if let Some(parent) = directory.parent() {
+                // Fails only where the thread never entered.
+                let _ = set(parent, "tasks", 0);
+            }
+            remove(directory);
+        }
+    }
+}
