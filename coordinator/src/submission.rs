@@ -1,0 +1,148 @@
+//! The door of a run: what has to be true before it is accepted.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use muster_model::limits;
+use muster_model::platform::{BaseRequest, Lack, Requirements};
+use muster_model::spec::RunSpec;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::agents::Offered;
+
+/// Offers as they are now and will be.
+pub(crate) type Offers = watch::Receiver<Arc<Vec<Offered>>>;
+
+/// Agents that one message lists.
+const AGENTS_IN_MESSAGE_MAX: usize = 5;
+
+/// Why no agent can run a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unsatisfied {
+    /// There is no agent at all.
+    #[error("no agent is connected that takes work\nhint: start one with `muster agent start --coordinator URL`")]
+    NoAgent,
+    /// Every agent lacks something.
+    #[error("no agent can run {target}: {lacks}")]
+    Lacking {
+        /// The target's name.
+        target: String,
+        /// What each lacks and offers.
+        lacks: String,
+    },
+}
+
+/// Pins every base to what an agent offers, waiting a little for the first agent that satisfies.
+pub(crate) async fn pin(mut offers: Offers, spec: &mut RunSpec) -> Result<(), Unsatisfied> {
+    let waited = timeout(limits::AGENT_WAIT, async {
+        loop {
+            let now = offers.borrow_and_update().clone();
+            if let Ok(bases) = try_pin(&now, spec) {
+                return Some(bases);
+            }
+            offers.changed().await.ok()?;
+        }
+    });
+    let bases = match waited.await {
+        Ok(Some(bases)) => bases,
+        _ => {
+            let now = offers.borrow().clone();
+            try_pin(&now, spec)?
+        }
+    };
+    for (target, base) in spec.targets.iter_mut().zip(bases) {
+        target.requirements.base = base;
+    }
+    Ok(())
+}
+
+fn try_pin(offers: &[Offered], spec: &RunSpec) -> Result<Vec<BaseRequest>, Unsatisfied> {
+    let pinned = spec.targets.iter().map(|target| {
+        pin_one(offers, &target.requirements).map_err(|lacks| match lacks {
+            None => Unsatisfied::NoAgent,
+            Some(lacks) => Unsatisfied::Lacking { target: target.name.clone(), lacks },
+        })
+    });
+    pinned.collect()
+}
+
+/// The base of the agents with the most slots among those that satisfy; or what each agent lacks, none when there is no agent.
+fn pin_one(offers: &[Offered], requirements: &Requirements) -> Result<BaseRequest, Option<String>> {
+    let satisfying = || offers.iter().filter(|offered| offered.offer.satisfies(requirements).is_ok());
+    if satisfying().next().is_none() {
+        return Err((!offers.is_empty()).then(|| describe(offers, requirements)));
+    }
+    let BaseRequest::Named(name) = &requirements.base else { return Ok(requirements.base.clone()) };
+    let mut slots = std::collections::BTreeMap::new();
+    for offered in satisfying() {
+        for base in offered.offer.bases.iter().filter(|base| base.name == *name) {
+            *slots.entry(base).or_insert(0_u64) += u64::from(offered.slots);
+        }
+    }
+    let widest = slots.into_iter().max_by_key(|(_, slots)| *slots).map(|(base, _)| base.clone());
+    Ok(widest.map_or_else(|| requirements.base.clone(), BaseRequest::Pinned))
+}
+
+fn describe(offers: &[Offered], requirements: &Requirements) -> String {
+    let mut text = String::new();
+    for (position, offered) in offers.iter().take(AGENTS_IN_MESSAGE_MAX).enumerate() {
+        let Err(lack) = offered.offer.satisfies(requirements) else { continue };
+        let separator = if position > 0 { "; " } else { "" };
+        // Writing to a String can't fail.
+        let _ = write!(text, "{separator}agent {} lacks {lack}{}", offered.name, alternatives(offered, &lack));
+    }
+    if offers.len() > AGENTS_IN_MESSAGE_MAX {
+        let _ = write!(text, "; and {} more", offers.len() - AGENTS_IN_MESSAGE_MAX);
+    }
+    text
+}
+
+fn alternatives(offered: &Offered, lack: &Lack) -> String {
+    let offers: Vec<String> = match lack {
+        Lack::Base(_) => offered.offer.bases.iter().map(ToString::to_string).collect(),
+        Lack::Environment(_) => offered.offer.environments.iter().map(|kind| kind.name().to_owned()).collect(),
+        // The lack itself says what the agent has under that key.
+        Lack::Property { .. } => return String::new(),
+    };
+    if offers.is_empty() { " and offers none".into() } else { format!(" and offers {}", offers.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_model::Digest;
+    use muster_model::platform::{Base, EnvironmentKind, Offer, Properties};
+
+    use super::*;
+
+    fn offered(name: &str, slots: u32, content: &[u8]) -> Offered {
+        let base = Base { name: "debian-12".into(), digest: Digest::of(content) };
+        let properties = Properties::new([("arch".into(), "x86_64".into())]);
+        let offer = Offer { bases: vec![base], environments: vec![EnvironmentKind::Sandbox], properties };
+        Offered { name: name.into(), slots, offer }
+    }
+
+    fn requirements(base: &str) -> Requirements {
+        Requirements { base: BaseRequest::Named(base.into()), ..Requirements::default() }
+    }
+
+    #[test]
+    fn a_name_is_pinned_to_the_digest_with_the_most_slots() {
+        let offers = [offered("a", 3, b"old"), offered("b", 2, b"new"), offered("c", 2, b"new")];
+        let pinned = pin_one(&offers, &requirements("debian-12"));
+        let new = Base { name: "debian-12".into(), digest: Digest::of(b"new") };
+        assert_eq!(pinned, Ok(BaseRequest::Pinned(new)));
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_missing_and_what_is_there() {
+        let offers = [offered("a", 3, b"old")];
+        let lacks = pin_one(&offers, &requirements("alpine")).expect_err("another base").expect("an agent");
+        assert_eq!(lacks, "agent a lacks base alpine and offers debian-12@f1c0ea3ed73e");
+        let mut other = requirements("debian-12");
+        other.properties.set("arch".into(), "aarch64".into());
+        let lacks = pin_one(&offers, &other).expect_err("another architecture").expect("an agent");
+        assert_eq!(lacks, "agent a lacks property arch=aarch64 (it has arch=x86_64)");
+        assert_eq!(pin_one(&[], &other), Err(None));
+    }
+}
