@@ -31,14 +31,9 @@ pub enum ExpectedError {
         /// What the system said.
         source: io::Error,
     },
-    /// `muster coordinator start` or `muster agent start` failed; the hint comes from the program.
-    #[error("the {program} stopped")]
-    Program {
-        /// `coordinator` or `agent`.
-        program: &'static str,
-        /// Why.
-        source: Box<dyn Error + Send + Sync>,
-    },
+    /// Standard output's or another stream's own kind of failure: nobody reads it any more. Nothing is said then.
+    #[error("nobody reads the output")]
+    BrokenPipe,
     /// Cancelled before there was a run to cancel.
     #[error("cancelled")]
     Cancelled,
@@ -156,8 +151,8 @@ impl ExpectedError {
             Self::Project(ProjectError::NoProject { .. } | ProjectError::NoSuite { .. }) => ExitCode::NothingToRun,
             Self::Project(_) => ExitCode::ProjectFailed,
             Self::Fleet(FleetError::Address { .. }) => ExitCode::Usage,
-            Self::Fleet(_) | Self::Embedded(_) | Self::Program { .. } => ExitCode::FleetFault,
-            Self::Report { .. } => ExitCode::ReportFailed,
+            Self::Fleet(_) | Self::Embedded(_) => ExitCode::FleetFault,
+            Self::Report { .. } | Self::BrokenPipe => ExitCode::ReportFailed,
             Self::Cancelled => ExitCode::Cancelled,
         }
     }
@@ -166,9 +161,8 @@ impl ExpectedError {
     pub fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
         match self {
-            Self::Fleet(FleetError::Precondition { message, .. } | FleetError::Protocol { message }) => {
-                causes.push(message.clone());
-            }
+            Self::Fleet(FleetError::Precondition { message, .. }) => causes.push(without_hints(message)),
+            Self::Fleet(FleetError::Protocol { message }) => causes.push(message.clone()),
             Self::Project(ProjectError::BuildFailed { output, .. }) if !output.is_empty() => {
                 causes.push(output.trim_end().to_owned());
             }
@@ -197,7 +191,16 @@ impl ExpectedError {
             Self::Project(error) => error.hint().into_iter().collect(),
             Self::Fleet(error) => error.hints(),
             Self::Embedded(error) => error.hints(&self.causes()),
-            Self::Report { .. } | Self::Program { .. } | Self::Cancelled => Vec::new(),
+            Self::Report { .. } | Self::BrokenPipe | Self::Cancelled => Vec::new(),
+        }
+    }
+
+    /// A report that can't be written to `what`.
+    pub fn report(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| match source.kind() {
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::Report { what, source },
         }
     }
 
@@ -253,6 +256,15 @@ fn listen_address(url: &str) -> String {
 /// The words by which a kernel that allows no user namespaces is known in an agent's or a coordinator's message.
 const NAMESPACE_WORDS: [&str; 3] = ["user namespace", "unprivileged_userns", "max_user_namespaces"];
 
+/// A peer's message may end in hints of its own.
+fn hint_line(line: &str) -> Option<&str> {
+    line.strip_prefix("hint: ")
+}
+
+fn without_hints(message: &str) -> String {
+    message.lines().filter(|line| hint_line(line).is_none()).collect::<Vec<_>>().join("\n")
+}
+
 fn precondition_hints(message: &str, environment: EnvironmentKind) -> Vec<String> {
     let lacks_sandbox =
         message.contains("working sandbox environment") || NAMESPACE_WORDS.iter().any(|words| message.contains(words));
@@ -263,6 +275,10 @@ fn precondition_hints(message: &str, environment: EnvironmentKind) -> Vec<String
                 .into(),
             "or run without isolation from the host: muster test --environment host".into(),
         ];
+    }
+    let given: Vec<String> = message.lines().filter_map(hint_line).map(str::to_owned).collect();
+    if !given.is_empty() {
+        return given;
     }
     let mut hints = vec!["muster fleet status shows what the agents offer".into()];
     if message.contains("base ") {

@@ -1,2 +1,10 @@
-//! Placeholder until the program is written.
-fn main() {}
+//! The program `muster`; see [`muster::commands`].
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use muster::commands::CommandLine;
+
+fn main() -> ExitCode {
+    CommandLine::parse().run()
+}

@@ -97,6 +97,22 @@ pub fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
+/// A point in time as `2023-11-14 22:13`, in UTC. Days are turned into a date as Howard Hinnant's `civil_from_days` does.
+pub fn date(unix_ms: i64) -> String {
+    let minutes = unix_ms.div_euclid(60_000);
+    let (days, minute) = (minutes.div_euclid(1440), minutes.rem_euclid(1440));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", minute / 60, minute % 60)
+}
+
 /// Reads a duration as a person types it: `30s`, `2m`, `500ms`, `1h30m`, or a bare number of seconds.
 ///
 /// # Errors
@@ -157,6 +173,15 @@ mod tests {
         for wrong in ["", "s", "-1s", "1d", "0", "99999999999999999999s", "18446744073709551615h", "1.5s", "1s x"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01 00:00");
+        assert_eq!(date(1_700_000_000_000), "2023-11-14 22:13");
+        assert_eq!(date(951_782_400_000), "2000-02-29 00:00");
+        assert_eq!(date(-1), "1969-12-31 23:59");
+        assert!(!date(i64::MIN).is_empty() && !date(i64::MAX).is_empty());
     }
 
     #[test]

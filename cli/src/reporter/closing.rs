@@ -52,7 +52,7 @@ pub(super) fn closing(tally: &Tally, paint: Paint) -> String {
         report.push_str(&heading("LEAK", &format!("{} left processes behind", title(case)), paint));
     }
     for case in of_class(Class::Suspicious).chain(of_class(Class::Bad)) {
-        push_case(&mut report, case, paint);
+        render_case(&mut report, case, paint);
     }
     for fault in tally.faults() {
         report.push_str(&format!("{} {}\n", paint.bad("fault:"), text::escape_line(&fault)));
@@ -68,7 +68,8 @@ fn heading(word: &str, title: &str, paint: Paint) -> String {
     format!("{} {}\n", paint.bad(&format!("--- {word}")), paint.strong(title))
 }
 
-fn push_case(report: &mut String, case: &CaseFinished, paint: Paint) {
+/// One case with everything about it, its output included.
+pub fn render_case(report: &mut String, case: &CaseFinished, paint: Paint) {
     let environment = match case.environment.as_str() {
         "" | "sandbox" => String::new(),
         other => format!(" ({})", text::escape_line(other)),

@@ -111,7 +111,6 @@ impl<W: Write + Send> Reporter for HumanReporter<W> {
         if let Some(line) = event_line(event, tally, self.paint, self.verbose) {
             self.print(&(line + "\n"))?;
         }
-        self.draw(tally);
         Ok(())
     }
 
@@ -143,6 +142,7 @@ mod tests {
         for (position, event) in events.iter().enumerate() {
             tally.count(event);
             reporter.event(event, &tally).unwrap();
+            reporter.tick(&tally);
             if position + 2 == events.len() {
                 insta::assert_snapshot!(reporter.bar.message(), @"4 passed, 2 failed, 1 flaky, 1 cached");
             }

@@ -21,8 +21,7 @@ impl<W: Write + Send> JsonReporter<W> {
     }
 
     fn line(&mut self, line: &Value) -> io::Result<()> {
-        writeln!(self.output, "{line}")?;
-        self.output.flush()
+        writeln!(self.output, "{line}")
     }
 }
 
@@ -175,7 +174,10 @@ impl<W: Write + Send> Reporter for JsonReporter<W> {
         }
     }
 
-    fn tick(&mut self, _tally: &Tally) {}
+    fn tick(&mut self, _tally: &Tally) {
+        // What can't be written now can't be written later either, and then it is reported.
+        let _ = self.output.flush();
+    }
 
     fn finish(&mut self, _tally: &Tally) -> io::Result<()> {
         self.output.flush()

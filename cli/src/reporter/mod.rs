@@ -18,9 +18,10 @@ use std::io;
 
 use muster_proto::v1::RunEvent;
 
+pub use closing::render_case;
 pub use github::GithubReporter;
 pub use human::HumanReporter;
-pub use json::JsonReporter;
+pub use json::{JsonReporter, case_fields, efficiency_fields, error_line, merged, summary_fields};
 pub use junit::JunitReporter;
 pub use plain::PlainReporter;
 pub use tally::Tally;
@@ -61,7 +62,7 @@ pub trait Reporter: Send {
     /// When it can't be written.
     fn event(&mut self, event: &RunEvent, tally: &Tally) -> io::Result<()>;
 
-    /// Time has passed: a display with a clock in it is drawn again.
+    /// No event is waiting, or time has passed: what is held back is shown, and a display with a clock in it is drawn again.
     fn tick(&mut self, tally: &Tally);
 
     /// Nothing follows. Called once, also when the run was lost or cancelled before its last event.

@@ -15,17 +15,17 @@ use crate::text;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 /// Writes plain lines.
-pub struct PlainReporter<W> {
+pub struct PlainReporter<W, V> {
     output: W,
-    words: W,
+    words: V,
     paint: Paint,
     verbose: bool,
     last_line: Instant,
 }
 
-impl<W: Write + Send> PlainReporter<W> {
+impl<W: Write + Send, V: Write + Send> PlainReporter<W, V> {
     /// A reporter that writes the report to `output` and everything about preparing it to `words`; with `verbose`, every case gets its line.
-    pub fn new(output: W, words: W, paint: Paint, verbose: bool) -> Self {
+    pub fn new(output: W, words: V, paint: Paint, verbose: bool) -> Self {
         Self { output, words, paint, verbose, last_line: Instant::now() }
     }
 
@@ -87,7 +87,7 @@ pub(super) fn event_line(event: &RunEvent, tally: &Tally, paint: Paint, verbose:
     }
 }
 
-impl<W: Write + Send> Reporter for PlainReporter<W> {
+impl<W: Write + Send, V: Write + Send> Reporter for PlainReporter<W, V> {
     fn note(&mut self, note: &Note) -> io::Result<()> {
         match note_line(note, self.paint) {
             Some(line) => writeln!(self.words, "{line}"),
