@@ -134,7 +134,7 @@ impl Reader {
 const NAMES_MAX: usize = 3;
 
 fn describe(report: &JunitReport) -> String {
-    let mut text = format!("{} tests", report.tests);
+    let mut text = format!("{} {}", report.tests, if report.tests == 1 { "test" } else { "tests" });
     if report.skipped > 0 {
         text += &format!(", {} skipped", report.skipped);
     }

@@ -183,3 +183,52 @@ fn attribute(element: &BytesStart<'_>, name: &str) -> String {
     let text = &text[..text.floor_char_boundary(CASE_NAME_BYTES_MAX)];
     quick_xml::escape::unescape(text).map_or_else(|_| text.to_owned(), |text| text.into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        read(text.as_bytes()).expect_err("this is no report").to_string()
+    }
+
+    #[test]
+    fn elements_are_counted_and_attributes_are_not_believed() {
+        let text = r#"<?xml version="1.0"?><testsuites tests="99" failures="0"><testsuite name="s">
+            <testcase classname="a.B" name="passes"/>
+            <testcase name="skips"><skipped message="later"/></testcase>
+            <testcase classname="a.B" name="fails &lt;x&gt;"><failure message="no &#x26; no">first<![CDATA[ <second>]]> &amp; third</failure>
+              <error message="twice">not kept</error><system-out>words</system-out></testcase>
+        </testsuite></testsuites>"#;
+        let failure = JunitFailure {
+            name: "a.B::fails <x>".to_owned(),
+            message: "no & no".to_owned(),
+            text: "first <second> & third".to_owned(),
+        };
+        let report = read(text.as_bytes()).expect("this is a report");
+        assert_eq!(report, JunitReport { tests: 3, failed: 1, skipped: 1, failures: vec![failure] });
+    }
+
+    #[test]
+    fn entity_bombs_depth_and_broken_files_are_refused() {
+        let bomb =
+            r#"<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><testsuite><testcase name="&b;"/></testsuite>"#;
+        assert_eq!(error(bomb), "document type declarations are refused");
+        assert_eq!(error(&"<testsuite>".repeat(100_000)), "elements nested more than 64 deep");
+        assert_eq!(error("<testsuite><testcase name='x'>"), "the file ends inside an element");
+        assert_eq!(error("<html></html>"), "no `testsuite` element");
+        assert_eq!(error(""), "no `testsuite` element");
+        assert_eq!(error("<testsuite></testcase>"), "not well-formed XML");
+    }
+
+    #[test]
+    fn the_words_of_a_huge_report_are_bounded() {
+        let text = "x".repeat(3 * CASE_OUTPUT_BYTES_MAX);
+        let case = format!("<testcase name='n'><failure message='m'>{text}</failure></testcase>");
+        let report = read(format!("<testsuite>{}</testsuite>", case.repeat(100)).as_bytes()).expect("a report");
+        assert_eq!((report.failed, report.failures.len()), (100, FAILURES_MAX));
+        assert!(report.failures.iter().all(|failure| failure.text.len() <= CASE_OUTPUT_BYTES_MAX));
+        let attributes: String = (0..200_000).map(|number| format!(" a{number}='v'")).collect();
+        assert!(read(format!("<testsuite><testcase{attributes}/></testsuite>").as_bytes()).is_ok());
+    }
+}

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 
 use muster_frameworks::{
@@ -18,7 +19,7 @@ use muster_model::platform::{BaseRequest, EnvironmentKind, Requirements};
 use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, TargetSpec};
 use muster_model::{CaseIndex, Instant};
 
-/// The nonce of every process that the tests start.
+/// The nonce of recorded outputs; that of real shards begins with it.
 pub(crate) const NONCE: &str = "6d75737465722d6e6f6e6365";
 
 /// A target without layers.
@@ -119,8 +120,11 @@ pub(crate) fn cases(names: &[&str]) -> Vec<(CaseIndex, String)> {
 
 /// Runs cases in one process.
 pub(crate) fn run_shard(target: &TargetSpec, names: &[&str]) -> (Summary, Vec<CaseEvent>) {
+    // Tests share `/tmp`, where a command's files bear the nonce.
+    static SHARDS: AtomicU32 = AtomicU32::new(0);
+    let nonce = format!("{NONCE}-{}-{}", std::process::id(), SHARDS.fetch_add(1, Ordering::Relaxed));
     let cases = cases(names);
-    let shard = Shard { target, cases: &cases, nonce: NONCE };
+    let shard = Shard { target, cases: &cases, nonce: &nonce };
     let framework: &dyn Framework = framework(target.framework);
     let ran = run(&framework.run_command(&shard));
     read(&shard, &ran.chunks, ran.ending)
