@@ -8,7 +8,10 @@ mod blob;
 mod disk;
 mod error;
 mod hash;
+mod read_through;
 mod remote;
+mod singleflight;
+mod stage;
 
 pub mod tree;
 
@@ -20,7 +23,9 @@ pub use blob::Blob;
 pub use disk::{DiskConfig, DiskStats, DiskStore, Lease};
 pub use error::StoreError;
 pub use hash::digest_of;
+pub use read_through::{Fetch, FetchStats, ReadThrough};
 pub use remote::{RemoteStore, UploadSource, UploadStats};
+pub use stage::{StagedTree, Stager};
 
 /// Blobs by digest.
 #[async_trait]

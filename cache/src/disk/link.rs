@@ -1,22 +1,27 @@
 //! Stored blobs as files elsewhere, without copying: hard links.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use muster_model::Digest;
+use muster_model::limits::INLINE_BLOB_BYTES_MAX;
 
 use super::index::Place;
 use super::layout::Form;
 use super::{DiskStore, Lease, is_empty};
 use crate::StoreError;
 use crate::blob::copy_verified;
+use crate::digest_of;
 
 /// Locks that keep two threads from making the same file, by the first byte of the hash.
 const STRIPES: usize = 64;
+/// Blobs read from the index in one question.
+const INLINE_READS_MAX: usize = 1024;
 
 /// Which files were hashed by this process, on their way in or before their first link, and which forms of them are linked.
 #[derive(Debug)]
@@ -93,6 +98,47 @@ impl DiskStore {
         self.link_slowly(digest, destination, form)
     }
 
+    /// [`Self::link_file`] for many: (digest, destination, executable).
+    ///
+    /// # Errors
+    ///
+    /// The first one's.
+    pub fn link_files(&self, files: &[(Digest, PathBuf, bool)]) -> Result<(), StoreError> {
+        for files in files.chunks(INLINE_READS_MAX) {
+            // Small blobs are in the index: one question for all of them.
+            let asked: HashSet<Digest> =
+                files.iter().map(|file| file.0).filter(|digest| digest.size_bytes <= INLINE_BLOB_BYTES_MAX).collect();
+            let inline = if asked.is_empty() { HashMap::new() } else { self.read_inline(asked)? };
+            for (digest, destination, executable) in files {
+                match inline.get(digest) {
+                    Some(bytes) => self.write_file(bytes, destination, Form::of(*executable))?,
+                    None => self.link_file(digest, destination, *executable)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The verified bytes of those blobs that are kept in the index.
+    fn read_inline(&self, asked: HashSet<Digest>) -> Result<HashMap<Digest, Bytes>, StoreError> {
+        let found = self.index.call_blocking(move |index| {
+            let mut found = HashMap::new();
+            for digest in asked {
+                if let Some(Place::Inline(bytes)) = index.find(&digest)? {
+                    found.insert(digest, bytes);
+                }
+            }
+            Ok(found)
+        })?;
+        match found.iter().find(|(digest, bytes)| digest_of(digest.function, bytes) != **digest) {
+            Some((digest, _)) => {
+                (self.on_corrupt(*digest))();
+                Err(StoreError::Corrupt(*digest))
+            }
+            None => Ok(found),
+        }
+    }
+
     /// Writes a small blob's bytes, which were checked, to `destination` as [`Self::link_file`] would.
     fn write_file(&self, bytes: &[u8], destination: &Path, form: Form) -> Result<(), StoreError> {
         let mut file = File::create_new(destination).map_err(StoreError::file("create", destination))?;
@@ -109,7 +155,7 @@ impl DiskStore {
             Ok((place, Lease { index: handle, digests: vec![asked] }))
         })?;
         if let Place::Inline(bytes) = place {
-            if crate::digest_of(digest.function, &bytes) != *digest {
+            if digest_of(digest.function, &bytes) != *digest {
                 (self.on_corrupt(*digest))();
                 return Err(StoreError::Corrupt(*digest));
             }

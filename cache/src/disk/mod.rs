@@ -148,6 +148,24 @@ impl DiskStore {
         self.owner
     }
 
+    /// [`BlobStore::get`], by a name that the action cache has not.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn get_blob(&self, digest: &Digest) -> Result<Blob, StoreError> {
+        BlobStore::get(self, digest).await
+    }
+
+    /// [`BlobStore::put`], by a name that the action cache has not.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn put_blob(&self, digest: &Digest, blob: Blob) -> Result<(), StoreError> {
+        BlobStore::put(self, digest, blob).await
+    }
+
     /// What to do when a blob's stored bytes turn out to be others.
     fn on_corrupt(&self, digest: Digest) -> OnCorrupt {
         let index = self.index.clone();
