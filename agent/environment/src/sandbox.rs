@@ -274,7 +274,11 @@ impl Place {
     async fn run(mut self, output: mpsc::Sender<OutputChunk>, switch: KillSwitch) -> Result<Exit, EnvironmentError> {
         let started = Instant::now();
         let lost = |error| step("wait for the sandbox", error);
-        nix::unistd::write(self.report.get_ref(), &[START]).map_err(|error| lost(error.into()))?;
+        match nix::unistd::write(self.report.get_ref(), &[START]) {
+            // A first process that is dead already is found to be so below.
+            Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
+            Err(error) => return Err(lost(error.into())),
+        }
         let killed = Killed::default();
         let limit = OutputLimit::new(self.spec.output_bytes);
         let exceeded = || killed.set(KillReason::Output);
@@ -422,7 +426,9 @@ fn receive_now(socket: RawFd) -> io::Result<(Option<Report>, Vec<OwnedFd>)> {
         message.msg_controllen = control.0.len() as _;
         let length = libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC);
         if length < 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // The other end died with a word from us unread.
+            return if error.raw_os_error() == Some(libc::ECONNRESET) { Ok((None, Vec::new())) } else { Err(error) };
         }
         let mut descriptors = Vec::new();
         let header = libc::CMSG_FIRSTHDR(&raw const message);

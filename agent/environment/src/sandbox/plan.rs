@@ -28,6 +28,9 @@ const FIRST_DIRECTORY: i32 = 100;
 /// The one tmpfs of a sandbox.
 const SCRATCH: i32 = 99;
 
+/// The directory of the tmpfs that becomes the root.
+const ROOT: &str = "root";
+
 /// What the shape of a place depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
@@ -164,8 +167,8 @@ impl Builder<'_> {
         }
         self.take_identity();
         self.make_scratch(shape.memory_bytes, mount_point)?;
-        let root = self.overlay(&root_lower, "root")?;
-        self.move_mount("put the root in its place", root, Argument::Value(SCRATCH.into()), "root");
+        let root = self.overlay(&root_lower, ROOT)?;
+        self.move_mount("put the root in its place", root, Argument::Value(SCRATCH.into()), ROOT);
         if shape.with_base {
             self.base_roots(&overlays)?;
         }
@@ -272,7 +275,7 @@ impl Builder<'_> {
         // MOVE_MOUNT_T_EMPTY_PATH is 0x40.
         let flags = (MOVE_MOUNT_F_EMPTY_PATH | 0x40).into();
         self.script.call("mount a tmpfs", libc::SYS_move_mount, [number, empty, mount_point.into(), here, flags]);
-        self.make_scratch_directory("root", 0o755);
+        self.make_scratch_directory(ROOT, 0o755);
         self.make_scratch_directory("shm", 0o1777);
         Ok(())
     }
@@ -285,7 +288,8 @@ impl Builder<'_> {
     fn overlay(&mut self, lower: &[i32], name: &str) -> Result<Argument, EnvironmentError> {
         let upper = format!("{name}.upper");
         let work = format!("{name}.work");
-        self.make_scratch_directory(&upper, 0o755);
+        // The root of an overlay looks like its upper directory. Nobody makes files in `/` but the layers; elsewhere it is the program's.
+        self.make_scratch_directory(&upper, if name == ROOT { 0o555 } else { 0o755 });
         self.make_scratch_directory(&work, 0o755);
         let lower = lower.iter().map(|number| format!("/proc/self/fd/{number}")).collect::<Vec<_>>().join(":");
         let upper = format!("/proc/self/fd/{SCRATCH}/{upper}");

@@ -1,0 +1,109 @@
+//! How programs end that do not end by themselves.
+
+use std::time::Duration;
+
+use muster_environment::{Environment, ExitStatus, KillReason, KillSwitch};
+use tokio::sync::mpsc;
+
+use crate::support::{Place, is_root, program, shell};
+
+#[tokio::test]
+async fn exit_codes_and_signals_are_told_faithfully() {
+    let place = Place::new();
+    for (script, expected) in [
+        ("exit 0", ExitStatus::Code(0)),
+        ("exit 255", ExitStatus::Code(255)),
+        ("kill -SEGV $$", ExitStatus::Signal(11)),
+        ("kill -KILL $$", ExitStatus::Signal(9)),
+    ] {
+        let (exit, _) = place.run(shell(script)).await.expect("an exit");
+        assert_eq!((exit.status, exit.killed), (expected, None), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn the_switch_kills_what_ignores_signals() {
+    let place = Place::new();
+    let switch = KillSwitch::default();
+    let puller = switch.clone();
+    let pull = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        puller.pull();
+    };
+    let script = "trap '' TERM INT HUP; echo started; while :; do sleep 600; done";
+    let (ended, ()) = tokio::join!(place.run_until(shell(script), switch), pull);
+    let (exit, text) = ended.expect("an exit");
+    assert_eq!(
+        (exit.killed, exit.status, text.as_str()),
+        (Some(KillReason::Requested), ExitStatus::Signal(9), "started\n")
+    );
+}
+
+#[tokio::test]
+async fn a_stopped_first_process_does_not_hold_the_kill_up() {
+    let place = Place::new();
+    let switch = KillSwitch::default();
+    switch.pull();
+    let (exit, _) = place.run_until(shell("kill -STOP 1; kill -STOP $$"), switch).await.expect("an exit");
+    assert_eq!(exit.killed, Some(KillReason::Requested));
+}
+
+#[tokio::test]
+async fn daemons_are_counted_and_killed_before_results_are_read() {
+    let place = Place::new();
+    let mut spec = shell(
+        "(setsid sh -c 'while :; do echo x >> /tmp/log; done' > /dev/null 2>&1 &) ; setsid sleep 600 & sleep 0.1",
+    );
+    spec.collect = vec!["/tmp/log".into()];
+    let (exit, _) = place.run(spec).await.expect("an exit");
+    assert_eq!((exit.status, exit.leaked_processes), (ExitStatus::Code(0), 2));
+    assert_eq!(exit.collected.len(), 1);
+}
+
+#[tokio::test]
+async fn too_much_output_kills() {
+    let place = Place::new();
+    let mut spec = shell("yes");
+    spec.output_bytes = 100_000;
+    let (exit, text) = place.run(spec).await.expect("an exit");
+    assert_eq!((exit.killed, text.len()), (Some(KillReason::Output), 100_000));
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_does_not_stop_the_program() {
+    let place = Place::new();
+    let mut spec = shell("head -c 500000 /dev/zero; echo done > result");
+    spec.collect = vec!["/project/result".into()];
+    let prepared = place.sandbox.prepare(spec).await.expect("a place");
+    let (sender, receiver) = mpsc::channel(1);
+    drop(receiver);
+    let exit = place.sandbox.run(prepared, sender, KillSwitch::default()).await.expect("an exit");
+    assert_eq!((exit.status, exit.killed, exit.collected.len()), (ExitStatus::Code(0), None, 1));
+}
+
+#[tokio::test]
+async fn memory_and_processes_are_limited_or_it_is_said_that_they_are_not() {
+    let place = Place::new();
+    let readiness = place.sandbox.check_readiness().expect("sandboxes work here");
+    if !readiness.notes.is_empty() {
+        assert!(!is_root(), "root can limit: {:?}", readiness.notes);
+        assert!(readiness.notes[0].starts_with("memory and the number of processes are not limited"));
+        return;
+    }
+    let mut spec = program(&["perl", "-e", "my $x = 'x' x (200 * 1024 * 1024); print 'survived'"]);
+    spec.memory_bytes = 64 * 1024 * 1024;
+    let (exit, text) = place.run(spec.clone()).await.expect("an exit");
+    assert_eq!((exit.killed, text.as_str()), (Some(KillReason::Memory), ""));
+    assert!(exit.usage.memory_peak_bytes > 0);
+    spec.command.arguments = vec!["sh".into(), "-c".into(), "head -c 200M /dev/zero > /dev/shm/x; echo $?".into()];
+    let (exit, _) = place.run(spec).await.expect("an exit");
+    assert_ne!((exit.killed, exit.status), (None, ExitStatus::Code(0)), "memory in a tmpfs counts");
+
+    let mut spec =
+        program(&["perl", "-e", "my $n = 0; while (defined(my $p = fork)) { $p || sleep 600; $n++ } print \"$n\\n\""]);
+    spec.processes = 20;
+    let (exit, text) = place.run(spec).await.expect("an exit");
+    assert_eq!((text.as_str(), exit.leaked_processes), ("19\n", 19));
+    let (exit, _) = place.run(shell("exit 4")).await.expect("the slot works on");
+    assert_eq!((exit.status, exit.killed), (ExitStatus::Code(4), None));
+}

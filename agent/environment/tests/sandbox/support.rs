@@ -1,0 +1,102 @@
+//! A driver with a directory of its own, and programs to run in it.
+
+use std::fs;
+use std::os::unix::fs::lchown;
+use std::path::{Path, PathBuf};
+
+use muster_environment::{
+    Environment, EnvironmentError, EnvironmentSpec, Exit, KillSwitch, OutputChunk, SandboxConfig, SandboxEnvironment,
+    StagedLayer,
+};
+use muster_model::spec::CommandSpec;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+/// Whether these tests are run by root.
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A driver and layers.
+pub(crate) struct Place {
+    // Dropped before the directory that it is in.
+    pub(crate) sandbox: SandboxEnvironment,
+    pub(crate) directory: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let sandbox = SandboxEnvironment::new(SandboxConfig::new(directory.path().join("sandbox"))).expect("a driver");
+        Self { sandbox, directory }
+    }
+
+    /// Stages a layer of files at absolute paths, owned as the driver wants it.
+    pub(crate) fn layer(&self, name: &str, files: &[(&str, &str)]) -> StagedLayer {
+        let root = self.directory.path().join(name);
+        fs::create_dir(&root).expect("a layer");
+        for (path, content) in files {
+            let path = root.join(path.trim_start_matches('/'));
+            fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
+            fs::write(path, content).expect("a file");
+        }
+        self.give(&root);
+        StagedLayer { directory: root, mount_path: "/".into() }
+    }
+
+    /// Hands a tree to the user that programs run under.
+    pub(crate) fn give(&self, path: &Path) {
+        let Some((uid, gid)) = self.sandbox.owner() else { return };
+        lchown(path, Some(uid), Some(gid)).expect("root may");
+        if fs::symlink_metadata(path).expect("it is there").is_dir() {
+            for entry in fs::read_dir(path).expect("a directory") {
+                self.give(&entry.expect("an entry").path());
+            }
+        }
+    }
+
+    pub(crate) async fn run(&self, spec: EnvironmentSpec) -> Result<(Exit, String), EnvironmentError> {
+        self.run_until(spec, KillSwitch::default()).await
+    }
+
+    pub(crate) async fn run_until(
+        &self,
+        spec: EnvironmentSpec,
+        kill: KillSwitch,
+    ) -> Result<(Exit, String), EnvironmentError> {
+        let prepared = self.sandbox.prepare(spec).await?;
+        let (sender, receiver) = mpsc::channel(16);
+        let (exit, text) = tokio::join!(self.sandbox.run(prepared, sender, kill), read(receiver));
+        Ok((exit?, text))
+    }
+}
+
+async fn read(mut receiver: mpsc::Receiver<OutputChunk>) -> String {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = receiver.recv().await {
+        bytes.extend(chunk.bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A program with its arguments in `/project`, with limits that do not hold it back.
+pub(crate) fn program(arguments: &[&str]) -> EnvironmentSpec {
+    EnvironmentSpec {
+        with_base: true,
+        layers: Vec::new(),
+        command: CommandSpec {
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            environment: Vec::new(),
+            working_directory: "/project".into(),
+        },
+        memory_bytes: 256 * 1024 * 1024,
+        processes: 128,
+        output_bytes: 1024 * 1024,
+        collect: Vec::<PathBuf>::new(),
+    }
+}
+
+/// A shell script.
+pub(crate) fn shell(script: &str) -> EnvironmentSpec {
+    program(&["sh", "-c", script])
+}
