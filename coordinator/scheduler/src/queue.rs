@@ -54,3 +54,57 @@ impl Queue {
 fn is_waiting(case: &Case, alone: bool) -> bool {
     case.state == CaseState::Queued && case.is_alone() == alone
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::CaseSeed;
+    use core::time::Duration;
+    use proptest::prelude::*;
+
+    fn any_cases() -> impl Strategy<Value = Vec<Case>> {
+        let seed = (prop::option::of(0_u64..50), any::<bool>(), any::<bool>());
+        let case = seed.prop_map(|(time, failed_last, needs_alone)| {
+            let expected = time.map(Duration::from_millis);
+            let mut case = Case::new(&CaseSeed { expected, failed_last, needs_alone, decided: None }, false);
+            case.state = CaseState::Queued;
+            case
+        });
+        proptest::collection::vec(case, 1..60)
+    }
+
+    /// The head by looking at everything.
+    fn slow_head(cases: &[Case], alone: bool) -> Option<(u32, u32)> {
+        let waiting = (0..cases.len() as u32).filter(|&index| is_waiting(&cases[index as usize], alone));
+        waiting
+            .map(|index| (cases[index as usize].priority(), Reverse(index)))
+            .max()
+            .map(|(first, Reverse(index))| (first, index))
+    }
+
+    proptest! {
+        #[test]
+        fn the_head_is_the_most_urgent_waiting_case(
+            mut cases in any_cases(), moves in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..200),
+        ) {
+            let (mut company, mut alone) = (Queue::new(&cases, false), Queue::new(&cases, true));
+            for (index, takes_head) in moves {
+                let position = if takes_head { company.head(&cases).map(|(_, head)| head as usize) } else { None };
+                let position = position.unwrap_or_else(|| index.index(cases.len()));
+                let case = &mut cases[position];
+                if case.state == CaseState::Queued {
+                    case.state = CaseState::Leased;
+                } else {
+                    case.state = CaseState::Queued;
+                    if index.index(2) == 0 {
+                        case.send_alone();
+                    }
+                    let queue = if case.is_alone() { &mut alone } else { &mut company };
+                    queue.push(&cases, position as u32);
+                }
+                prop_assert_eq!(company.head(&cases), slow_head(&cases, false));
+                prop_assert_eq!(alone.head(&cases), slow_head(&cases, true));
+            }
+        }
+    }
+}
