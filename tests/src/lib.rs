@@ -1,1 +1,8 @@
 //! Simulation, end-to-end tests, benchmarks and the checks the house holds itself to.
+//!
+//! [`programs`] starts the real binaries on copies of the projects under `fixtures/`; the files under `tests/` hold one promise each.
+
+pub mod bench;
+pub mod programs;
+pub mod seed;
+pub mod simulation;

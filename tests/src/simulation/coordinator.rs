@@ -1,0 +1,315 @@
+//! The coordinator's loud half, modelled: carries commands out in order, each only when the records before it are durable.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use core::time::Duration;
+
+use muster_agent_state::Desired;
+use muster_model::outcome::{FaultKind, RunOutcome};
+use muster_model::{AgentId, Epoch, Instant, RunId, TargetIndex};
+use muster_scheduler::{CaseSeed, Command, Config, Event, Scheduler, TargetSeed};
+
+use super::checks::{CaseName, LeaseCheck};
+use super::ledger::{Ledger, Record};
+use super::network::{Content, Message};
+use super::plan::{PlannedRun, PlannedTarget, Planted};
+
+/// More than any simulated coordinator uses in one life.
+const EPOCHS_PER_GENERATION: u64 = 10_000_000;
+
+/// Something that may happen only once the records before it are durable.
+#[derive(Clone, Debug)]
+pub(super) enum Effect {
+    Assign { agent: AgentId, epoch: Epoch },
+    Recall { agent: AgentId, epoch: Epoch },
+    Withdraw { agent: AgentId, epoch: Epoch },
+    Acknowledge { agent: AgentId, epoch: Epoch },
+    Resolve { run: RunId, target: TargetIndex },
+    Finished { run: RunId, outcome: RunOutcome, undiscovered: usize },
+}
+
+/// What one agent should hold.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    attempts: BTreeMap<Epoch, bool>,
+    listed: BTreeSet<Epoch>,
+    acknowledged: Vec<Epoch>,
+}
+
+/// The coordinator.
+#[derive(Debug)]
+pub(super) struct Coordinator {
+    /// None while it is down.
+    pub(super) scheduler: Option<Scheduler>,
+    pub(super) ledger: Ledger,
+    pub(super) generation: u64,
+    pub(super) connections: BTreeMap<AgentId, u64>,
+    /// What each agent has said of itself.
+    pub(super) slots: BTreeMap<AgentId, u32>,
+    pub(super) leases: LeaseCheck,
+    /// How the runs ended that have, published.
+    pub(super) published: BTreeMap<RunId, (RunOutcome, usize)>,
+    /// How often an agent was lost with a case in its hands.
+    pub(super) losses: BTreeMap<CaseName, u32>,
+    effects: VecDeque<(usize, Effect)>,
+    wanted: BTreeMap<AgentId, Wanted>,
+    contents: BTreeMap<Epoch, Content>,
+    planted: Planted,
+}
+
+/// What the lease time is for the agents; the scheduler's own.
+pub(super) fn lease_time() -> Duration {
+    Config::default().lease_time
+}
+
+impl Coordinator {
+    pub(super) fn new(planted: Planted) -> Self {
+        let mut coordinator = Self {
+            scheduler: None,
+            ledger: Ledger::default(),
+            generation: 0,
+            connections: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            leases: LeaseCheck::default(),
+            published: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            effects: VecDeque::new(),
+            wanted: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            planted,
+        };
+        coordinator.start(Instant::default(), &[]);
+        coordinator
+    }
+
+    /// Starts, with what the ledger tells.
+    pub(super) fn start(&mut self, now: Instant, plans: &[PlannedRun]) {
+        self.generation += 1;
+        self.effects.clear();
+        self.connections.clear();
+        self.wanted.clear();
+        #[allow(unused_mut, reason = "planted bugs change it")]
+        let mut config = Config::default();
+        #[cfg(feature = "planted-bugs")]
+        {
+            config.planted = self.planted.scheduler;
+        }
+        #[cfg(not(feature = "planted-bugs"))]
+        let _ = self.planted;
+        let state = self.ledger.state().clone();
+        // The real coordinator reserves epochs in blocks that are durable before they are used.
+        let first = self.generation * EPOCHS_PER_GENERATION;
+        let mut scheduler = Scheduler::new(config, Epoch(first));
+        self.leases.keep_only(&state.open.keys().copied().collect());
+        for &run in state.runs.iter().filter(|run| !state.finished.contains_key(run)) {
+            let planned = &plans[run.0 as usize];
+            let discovered = |target: usize| state.discovered.contains(&(run, TargetIndex(target as u32)));
+            scheduler.handle_event(now, submitted(run, planned, discovered));
+            for (target, cases) in planned.targets.iter().enumerate().filter(|(target, _)| discovered(*target)) {
+                let target = TargetIndex(target as u32);
+                let mut seeds = seeds(cases);
+                for (case, seed) in seeds.iter_mut().enumerate() {
+                    seed.decided = state.decided.get(&(run, target, muster_model::CaseIndex(case as u32))).copied();
+                }
+                scheduler.handle_event(now, Event::CasesDiscovered { run, target, cases: seeds });
+            }
+        }
+        for (epoch, (agent, content)) in state.open {
+            self.contents.insert(epoch, content.clone());
+            self.wanted.entry(agent).or_default().attempts.insert(epoch, false);
+            let Content { run, target, work } = content;
+            scheduler.handle_event(now, Event::LeaseRestored { epoch, agent, run, target, work });
+        }
+        self.scheduler = Some(scheduler);
+    }
+
+    /// Loses power; of the records that are not durable, `kept` survive.
+    pub(super) fn crash(&mut self, kept: usize) {
+        self.scheduler = None;
+        self.effects.clear();
+        self.ledger.crash(kept);
+    }
+
+    /// Takes in an event and carries out what follows, as far as it may already be; `epoch` is that of the report the event carries.
+    ///
+    /// # Panics
+    ///
+    /// When a command breaks a promise about the order of things.
+    pub(super) fn handle(&mut self, now: Instant, event: Event) {
+        let reported = match &event {
+            Event::AttemptFinished { epoch, .. } => Some((*epoch, self.leases.is_closed(*epoch))),
+            _ => None,
+        };
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.handle_event(now, event);
+            self.drain(reported);
+        }
+    }
+
+    /// Takes in that time has passed.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.handle_timeout(now);
+            self.drain(None);
+        }
+    }
+
+    /// Records what a start's events led to.
+    pub(super) fn drain(&mut self, reported: Option<(Epoch, bool)>) {
+        let mut acknowledged = BTreeSet::new();
+        while let Some(command) = self.scheduler.as_mut().and_then(Scheduler::poll_command) {
+            if let Command::DecideCase { epoch: Some(epoch), .. } = &command {
+                assert!(!acknowledged.contains(epoch), "epoch {epoch} was acknowledged before it was decided");
+                assert_ne!(reported, Some((*epoch, true)), "a report under the closed epoch {epoch} decided a case");
+            }
+            if let Command::Acknowledge { epoch, fenced: false, .. } = &command {
+                acknowledged.insert(*epoch);
+            }
+            self.take(command);
+        }
+        if let Some(scheduler) = &self.scheduler {
+            scheduler.assert_invariants();
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        let effect = match command {
+            Command::RecordLease { epoch, agent, run, target, work } => {
+                let content = Content { run, target, work };
+                let slots = self.slots.get(&agent).copied().unwrap_or_default();
+                self.leases.opened(epoch, agent, slots, &content);
+                self.contents.insert(epoch, content.clone());
+                self.ledger.append(Record::Lease { epoch, agent, content });
+                return;
+            }
+            Command::DecideCase { run, target, case, outcome, epoch, .. } => {
+                self.ledger.append(Record::Decided { run, target, case, outcome, epoch });
+                return;
+            }
+            Command::AcceptDiscovery { run, target, .. } => {
+                self.ledger.append(Record::Discovered { run, target });
+                Effect::Resolve { run, target }
+            }
+            Command::FinishRun { run, outcome, undiscovered, .. } => {
+                self.ledger.append(Record::Finished { run, outcome });
+                Effect::Finished { run, outcome, undiscovered: undiscovered.len() }
+            }
+            Command::Assign { agent, epoch } => Effect::Assign { agent, epoch },
+            Command::Recall { agent, epoch } => {
+                self.leases.recalled(epoch);
+                Effect::Recall { agent, epoch }
+            }
+            Command::Withdraw { agent, epoch } => {
+                self.close(epoch);
+                Effect::Withdraw { agent, epoch }
+            }
+            Command::Acknowledge { agent, epoch, .. } => {
+                self.close(epoch);
+                Effect::Acknowledge { agent, epoch }
+            }
+            Command::ReportFault { run, target, kind: FaultKind::AgentLost, cases, .. } => {
+                for case in cases {
+                    *self.losses.entry((run, target, case)).or_default() += 1;
+                }
+                return;
+            }
+            Command::PlanRun { .. }
+            | Command::ReportCaseStarted { .. }
+            | Command::ReportFault { .. }
+            | Command::RememberIsolation { .. } => return,
+        };
+        self.effects.push_back((self.ledger.count(), effect));
+    }
+
+    fn close(&mut self, epoch: Epoch) {
+        self.leases.closed(epoch);
+        self.ledger.append(Record::LeaseClosed(epoch));
+    }
+
+    /// The next effect whose records are durable.
+    pub(super) fn poll_effect(&mut self) -> Option<Effect> {
+        let (needed, _) = self.effects.front()?;
+        if *needed > self.ledger.durable() {
+            return None;
+        }
+        self.effects.pop_front().map(|(_, effect)| effect)
+    }
+
+    /// Changes what an agent should hold; returns the agent to tell.
+    ///
+    /// # Panics
+    ///
+    /// When an assignment would leave before its lease is durable.
+    pub(super) fn apply(&mut self, effect: &Effect) -> Option<AgentId> {
+        match *effect {
+            Effect::Assign { agent, epoch } => {
+                let durable = self.ledger.state().leases.contains_key(&epoch);
+                assert!(durable, "epoch {epoch} is sent before its lease is durable");
+                if self.ledger.state().open.contains_key(&epoch) {
+                    self.wanted.entry(agent).or_default().attempts.insert(epoch, false);
+                }
+                Some(agent)
+            }
+            Effect::Recall { agent, epoch } => {
+                if let Some(recall) = self.wanted.entry(agent).or_default().attempts.get_mut(&epoch) {
+                    *recall = true;
+                }
+                Some(agent)
+            }
+            Effect::Withdraw { agent, epoch } => {
+                self.wanted.entry(agent).or_default().attempts.remove(&epoch);
+                Some(agent)
+            }
+            Effect::Acknowledge { agent, epoch } => {
+                let wanted = self.wanted.entry(agent).or_default();
+                wanted.attempts.remove(&epoch);
+                wanted.acknowledged.push(epoch);
+                Some(agent)
+            }
+            Effect::Finished { run, outcome, undiscovered } => {
+                self.published.insert(run, (outcome, undiscovered));
+                None
+            }
+            Effect::Resolve { .. } => None,
+        }
+    }
+
+    /// Notes what an agent says that it holds, so that assignments need not be sent again.
+    pub(super) fn listed(&mut self, agent: AgentId, epochs: BTreeSet<Epoch>) {
+        self.wanted.entry(agent).or_default().listed = epochs;
+    }
+
+    /// What to tell an agent; acknowledgements are told once and asked for again by a repeated report.
+    pub(super) fn desired(&mut self, agent: AgentId) -> Message {
+        let wanted = self.wanted.entry(agent).or_default();
+        let attempts = wanted
+            .attempts
+            .iter()
+            .map(|(&epoch, &recall)| {
+                let content = (!wanted.listed.contains(&epoch)).then(|| self.contents[&epoch].clone());
+                (Desired { epoch, carries_assignment: content.is_some(), recall }, content)
+            })
+            .collect();
+        Message::Desired { attempts, acknowledged: std::mem::take(&mut wanted.acknowledged) }
+    }
+}
+
+/// The event that submits a run.
+pub(super) fn submitted(run: RunId, planned: &PlannedRun, discovered: impl Fn(usize) -> bool) -> Event {
+    let targets = planned.targets.iter().enumerate().map(|(position, target)| TargetSeed {
+        requirements: target.requirements.clone(),
+        needs_discovery: !discovered(position),
+    });
+    Event::RunSubmitted { run, policy: planned.policy, targets: targets.collect() }
+}
+
+/// A target's cases as history knows them.
+pub(super) fn seeds(target: &PlannedTarget) -> Vec<CaseSeed> {
+    let seed = |case: &super::plan::PlannedCase| CaseSeed {
+        expected: case.known.then_some(case.duration),
+        failed_last: case.failed_last,
+        needs_alone: case.needs_alone,
+        decided: None,
+    };
+    target.cases.iter().map(seed).collect()
+}

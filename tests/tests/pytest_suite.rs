@@ -1,0 +1,68 @@
+//! `muster test` on pytest projects: one interpreter a shard, each case its own result, a crash charged to the case that was running.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use muster_tests::programs::{Place, TestRun};
+
+/// A virtual environment with pytest, made once for all tests of this file and kept in the build directory.
+fn python() -> PathBuf {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON
+        .get_or_init(|| {
+            let test = std::env::current_exe().expect("a running program has a path");
+            let place = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("pytest-environment");
+            let python = place.join("bin/python");
+            if !place.join("complete").exists() {
+                let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place).status();
+                assert!(made.expect("python3 starts").success(), "python3 -m venv works");
+                let installed = Command::new(&python)
+                    .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pytest==9.*"])
+                    .status();
+                assert!(installed.expect("pip starts").success(), "pip install pytest works");
+                std::fs::write(place.join("complete"), "").expect("is written");
+            }
+            python
+        })
+        .clone()
+}
+
+fn test(place: &Place, arguments: &[&str]) -> TestRun {
+    let python = python();
+    place.write("muster.toml", &format!("[test.python]\nframework = \"pytest\"\npython = {python:?}\n"));
+    place.test(arguments)
+}
+
+#[test]
+fn ordinary_tests_pass_and_a_second_run_executes_nothing() {
+    let place = Place::of("python");
+    let first = test(&place, &[]);
+    assert_eq!(first.code, Some(0), "{first:#?}");
+    first.assert_complete();
+    assert_eq!(first.count("planned"), 9);
+    assert_eq!(first.count("failed"), 0);
+    assert_eq!(first.case("test_ordinary.py::test_skipped")["outcome"], "skipped");
+    assert_eq!(first.case("test_ordinary.py::TestClass::test_method")["outcome"], "passed");
+    let second = test(&place, &[]);
+    assert_eq!(second.count("executed"), second.count("planned") - second.count("cached"));
+    assert!(second.count("cached") >= 7, "{second:#?}");
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_shard_is_charged_to_the_case_that_was_running() {
+    let place = Place::of("python-trouble");
+    let run = test(&place, &[]);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    run.assert_complete();
+    let outcome = |name: &str| run.case(&format!("test_trouble.py::{name}"))["outcome"].clone();
+    assert_eq!(outcome("test_before"), "passed");
+    assert_eq!(outcome("test_fails"), "failed");
+    assert_eq!(outcome("test_leaves"), "crashed");
+    assert_eq!(outcome("test_after"), "passed");
+    assert_eq!(outcome("test_crashes"), "crashed");
+    assert_eq!(outcome("test_last"), "passed");
+    assert_eq!(outcome("test_with_a_broken_fixture"), "failed");
+    let output = run.case("test_trouble.py::test_fails")["output"].to_string();
+    assert!(output.contains("assert 1 == 2") && output.contains("said before it failed"), "{output}");
+}
