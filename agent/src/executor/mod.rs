@@ -1,0 +1,283 @@
+//! Carries out one attempt: inputs, environments, the framework's reading of the output.
+//!
+//! Architecture Invariant: whether an attempt is run, killed or reported is decided by the machine; here it is done.
+
+mod observers;
+mod process;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_environment::{Environment, EnvironmentError, KillSwitch};
+use muster_frameworks::{DiscoveryError, DiscoveryOutput, Framework, FrameworkCommand, Shard, framework};
+use muster_model::attempt::{Assignment, AttemptReport, AttemptResult, CaseReport, Stage, Work};
+use muster_model::limits;
+use muster_model::outcome::{Fault, FaultKind};
+use muster_model::platform::Offer;
+use muster_model::spec::{FrameworkKind, TargetSpec};
+use muster_model::{CaseIndex, Epoch};
+use tokio::sync::mpsc;
+
+use crate::clock::{Chance, Clock};
+use crate::error_text::chain;
+use crate::inputs::{Inputs, StagedInputs};
+use observers::{CaseObserver, Recorder};
+use process::{Account, Place, Process};
+
+/// What happened to an attempt on its way.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// It reached a stage.
+    Stage(Epoch, Stage),
+    /// A case began, as a position in the assignment.
+    Case(Epoch, u32),
+}
+
+/// Everything that attempts share.
+pub(crate) struct Executor {
+    pub(crate) inputs: Arc<dyn Inputs>,
+    pub(crate) environments: Vec<Arc<dyn Environment>>,
+    pub(crate) offer: Offer,
+    pub(crate) clock: Clock,
+    pub(crate) chance: Arc<Chance>,
+    pub(crate) progress: mpsc::Sender<Progress>,
+}
+
+/// Cases that may have begun before the machine has heard of the first of them.
+const CASES_UNHEARD: usize = 16;
+
+impl Executor {
+    /// Carries it out. Nothing comes back when `withdrawn` was pulled.
+    pub(crate) async fn execute(
+        &self,
+        assignment: &Assignment,
+        waited: Duration,
+        withdrawn: &KillSwitch,
+    ) -> Option<AttemptReport> {
+        let epoch = assignment.epoch;
+        let mut account = Account::default();
+        account.timings.waited = waited;
+        let (cases, mut begun) = mpsc::channel(CASES_UNHEARD);
+        let telling = async {
+            while let Some(position) = begun.recv().await {
+                let _ = self.progress.send(Progress::Case(epoch, position)).await;
+            }
+        };
+        let attempt = Attempt { executor: self, assignment, withdrawn, cases };
+        let (result, ()) = tokio::join!(attempt.run(&mut account), telling);
+        if withdrawn.is_pulled() {
+            return None;
+        }
+        let result = result.unwrap_or_else(AttemptResult::Fault);
+        Some(AttemptReport { epoch, result, timings: account.timings, usage: account.usage })
+    }
+
+    fn environment(&self, target: &TargetSpec) -> Result<Arc<dyn Environment>, Fault> {
+        self.offer
+            .satisfies(&target.requirements)
+            .map_err(|lack| fault(FaultKind::Environment, format!("this agent lacks {lack}")))?;
+        let wanted = target.requirements.environment;
+        let found = self.environments.iter().find(|environment| environment.kind() == wanted);
+        found.cloned().ok_or_else(|| {
+            fault(FaultKind::Environment, format!("this agent lacks a working {} environment", wanted.name()))
+        })
+    }
+}
+
+/// One attempt under way.
+struct Attempt<'a> {
+    executor: &'a Executor,
+    assignment: &'a Assignment,
+    withdrawn: &'a KillSwitch,
+    cases: mpsc::Sender<u32>,
+}
+
+impl Attempt<'_> {
+    async fn run(self, account: &mut Account) -> Result<AttemptResult, Fault> {
+        let epoch = self.assignment.epoch;
+        let _ = self.executor.progress.send(Progress::Stage(epoch, Stage::Fetching)).await;
+        let began = self.executor.clock.now();
+        let staged = tokio::select! {
+            staged = self.stage() => staged,
+            () = self.withdrawn.pulled() => Err(fault(FaultKind::Returned, "withdrawn".to_owned())),
+        };
+        account.timings.transfer = self.executor.clock.now().since(began);
+        let (target, inputs) = staged?;
+        account.usage.fetched_bytes = inputs.fetched_bytes;
+        account.usage.reused_bytes = inputs.reused_bytes;
+        let place = Place { environment: self.executor.environment(&target)?, target, layers: inputs.layers.clone() };
+        let _ = self.executor.progress.send(Progress::Stage(epoch, Stage::Running)).await;
+        let result = self.work(&place, account).await;
+        // The layers must not go before the last environment over them has gone.
+        drop(inputs);
+        result
+    }
+
+    async fn stage(&self) -> Result<(Arc<TargetSpec>, StagedInputs), Fault> {
+        let of = |error| fault(FaultKind::Inputs, chain(&error));
+        let target = self.executor.inputs.target(&self.assignment.target_spec).await.map_err(of)?;
+        let staged = self.executor.inputs.stage(&target).await.map_err(of)?;
+        Ok((target, staged))
+    }
+
+    async fn work(&self, place: &Place, account: &mut Account) -> Result<AttemptResult, Fault> {
+        let framework = framework(place.target.framework);
+        match &self.assignment.work {
+            Work::Discover => self.discover(framework, place, account).await,
+            Work::Cases { cases, alone } => {
+                let named: Vec<(CaseIndex, String)> =
+                    cases.iter().copied().zip(self.assignment.case_names.iter().cloned()).collect();
+                if *alone || place.target.framework == FrameworkKind::Command {
+                    self.run_alone(framework, place, &named, account).await
+                } else {
+                    self.run_together(framework, place, &named, account).await
+                }
+            }
+        }
+    }
+
+    async fn discover(
+        &self,
+        framework: &dyn Framework,
+        place: &Place,
+        account: &mut Account,
+    ) -> Result<AttemptResult, Fault> {
+        let nonce = self.executor.chance.nonce();
+        let mut outputs = Vec::new();
+        for command in framework.discovery_commands(&place.target, &nonce) {
+            let prepared = place.prepare(command).await.map_err(environment_fault)?;
+            let mut recorder = Recorder::default();
+            let ending = self.process(place, &mut recorder).run(prepared, account).await.map_err(environment_fault)?;
+            outputs.push(DiscoveryOutput { standard: recorder.standard, error: recorder.error, ending });
+            if self.withdrawn.is_pulled() {
+                break;
+            }
+        }
+        match framework.read_discovery(&place.target, &nonce, &outputs) {
+            Ok(cases) => Ok(AttemptResult::Discovered { cases }),
+            Err(DiscoveryError::Project(message)) => Ok(AttemptResult::DiscoveryFailed { message }),
+            Err(DiscoveryError::Protocol(message)) => Err(fault(FaultKind::Protocol, message)),
+        }
+    }
+
+    /// One environment and one process for all of them.
+    async fn run_together(
+        &self,
+        framework: &dyn Framework,
+        place: &Place,
+        named: &[(CaseIndex, String)],
+        account: &mut Account,
+    ) -> Result<AttemptResult, Fault> {
+        let nonce = self.executor.chance.nonce();
+        let shard = Shard { target: &place.target, cases: named, nonce: &nonce };
+        let prepared = place.prepare(framework.run_command(&shard)).await.map_err(environment_fault)?;
+        let mut observer = CaseObserver::new(framework.reader(&shard), 0);
+        let ending = self.process(place, &mut observer).run(prepared, account).await.map_err(environment_fault)?;
+        let leaked = ending.leaked;
+        let mut summary = observer.finish(self.executor.clock.now(), ending);
+        let is_company = named.len() > 1;
+        if !is_company {
+            mark_leaks(&mut summary.reports, leaked);
+        }
+        Ok(AttemptResult::Ran {
+            reports: summary.reports,
+            interruption: summary.interruption,
+            leaked_in_company: leaked && is_company,
+        })
+    }
+
+    /// An environment and a process for each, one after the other; the next place is made while a case runs.
+    async fn run_alone(
+        &self,
+        framework: &dyn Framework,
+        place: &Place,
+        named: &[(CaseIndex, String)],
+        account: &mut Account,
+    ) -> Result<AttemptResult, Fault> {
+        let mut all = Vec::with_capacity(named.len());
+        let mut interruption = None;
+        let nonces: Vec<String> = named.iter().map(|_| self.executor.chance.nonce()).collect();
+        let shard = |position: usize| Shard {
+            target: &place.target,
+            cases: &named[position..=position],
+            nonce: &nonces[position],
+        };
+        let prepare = |position: usize| {
+            let command: FrameworkCommand = framework.run_command(&shard(position));
+            let place = place.clone();
+            tokio::spawn(async move { place.prepare(command).await })
+        };
+        let mut next = (!named.is_empty()).then(|| prepare(0));
+        for position in 0..named.len() {
+            let Some(preparing) = next.take() else { break };
+            let prepared = match preparing.await {
+                Ok(prepared) => prepared.map_err(environment_fault)?,
+                Err(error) => return Err(fault(FaultKind::Environment, error.to_string())),
+            };
+            if self.withdrawn.is_pulled() {
+                break;
+            }
+            next = (position + 1 < named.len()).then(|| prepare(position + 1));
+            // A shard of one case begins with position 0; the assignment knows it under another.
+            let mut observer = CaseObserver::new(framework.reader(&shard(position)), position as u32);
+            let ended = self.process(place, &mut observer).run(prepared, account).await;
+            let ending = match ended {
+                Ok(ending) => ending,
+                Err(error) => {
+                    drain(next).await;
+                    return Err(environment_fault(error));
+                }
+            };
+            let leaked = ending.leaked;
+            let mut summary = observer.finish(self.executor.clock.now(), ending);
+            mark_leaks(&mut summary.reports, leaked);
+            all.append(&mut summary.reports);
+            interruption = interruption.or(summary.interruption);
+        }
+        drain(next).await;
+        Ok(AttemptResult::Ran { reports: all, interruption, leaked_in_company: false })
+    }
+
+    fn process<'a, O>(&'a self, place: &'a Place, observer: &'a mut O) -> Process<'a, O> {
+        let given = self.assignment.case_timeout;
+        let default = match self.assignment.work {
+            Work::Discover => limits::DISCOVERY_TIMEOUT,
+            Work::Cases { .. } => limits::CASE_TIMEOUT_DEFAULT,
+        };
+        Process {
+            environment: &*place.environment,
+            clock: self.executor.clock,
+            case_timeout: if given.is_zero() { default } else { given },
+            withdrawn: self.withdrawn,
+            cases: &self.cases,
+            observer,
+        }
+    }
+}
+
+/// A place that was made and is not needed goes before its attempt ends.
+async fn drain(
+    preparing: Option<tokio::task::JoinHandle<Result<Box<dyn muster_environment::Prepared>, EnvironmentError>>>,
+) {
+    if let Some(preparing) = preparing {
+        drop(preparing.await);
+    }
+}
+
+fn mark_leaks(reports: &mut [CaseReport], leaked: bool) {
+    for report in reports {
+        report.leaked = leaked;
+    }
+}
+
+pub(crate) fn fault(kind: FaultKind, message: String) -> Fault {
+    Fault { kind, message }
+}
+
+fn environment_fault(error: EnvironmentError) -> Fault {
+    let kind = match error {
+        EnvironmentError::Start { .. } => FaultKind::Start,
+        _ => FaultKind::Environment,
+    };
+    fault(kind, chain(&error))
+}

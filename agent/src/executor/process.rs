@@ -1,0 +1,177 @@
+//! One program in one environment: its output as it comes, its timer, its end.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_environment::{
+    Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
+    OutputStream, Prepared, StagedLayer,
+};
+use muster_frameworks::{Ending, EndingStatus, FrameworkCommand, Stream};
+use muster_model::attempt::{Interruption, Timings, Usage};
+use muster_model::platform::BaseRequest;
+use muster_model::spec::TargetSpec;
+use muster_model::{Instant, limits};
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+
+/// Chunks between the environment and the framework; a framework that is slow slows the program.
+const OUTPUT_CHUNKS: usize = 16;
+
+/// What is done with a program's output.
+pub(super) trait Observer: Send {
+    /// Takes bytes as they come. The first call brings none and is the start of the program.
+    fn observe(&mut self, now: Instant, stream: Stream, bytes: &[u8]) -> Observed;
+}
+
+/// What a few bytes of output told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Observed {
+    /// A case began or ended, so the timer starts again.
+    pub(super) moved: bool,
+    /// The last case that began, as a position in the assignment.
+    pub(super) started: Option<u32>,
+}
+
+/// What an attempt's processes have taken so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Account {
+    pub(super) timings: Timings,
+    pub(super) usage: Usage,
+}
+
+impl Account {
+    fn add(&mut self, exit: &Exit) {
+        self.timings.environment += exit.cleaning;
+        self.timings.execution += exit.execution;
+        self.usage.cpu += exit.usage.cpu;
+        self.usage.memory_peak_bytes = self.usage.memory_peak_bytes.max(exit.usage.memory_peak_bytes);
+    }
+}
+
+/// The place that every process of an attempt gets one like.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub(super) environment: Arc<dyn Environment>,
+    pub(super) target: Arc<TargetSpec>,
+    pub(super) layers: Vec<StagedLayer>,
+}
+
+impl Place {
+    /// Makes one.
+    pub(super) async fn prepare(&self, command: FrameworkCommand) -> Result<Box<dyn Prepared>, EnvironmentError> {
+        let wanted = self.target.limits;
+        let spec = EnvironmentSpec {
+            with_base: self.target.requirements.base != BaseRequest::None,
+            layers: self.layers.clone(),
+            command: command.command,
+            memory_bytes: or_default(wanted.memory_bytes, limits::ENVIRONMENT_MEMORY_BYTES_DEFAULT),
+            processes: or_default(wanted.processes, limits::ENVIRONMENT_PROCESSES_DEFAULT),
+            output_bytes: or_default(wanted.output_bytes, limits::ENVIRONMENT_OUTPUT_BYTES_DEFAULT),
+            collect: command.collect.into_iter().map(PathBuf::from).collect(),
+        };
+        self.environment.prepare(spec).await
+    }
+}
+
+fn or_default<T: Default + PartialEq>(wanted: T, default: T) -> T {
+    if wanted == T::default() { default } else { wanted }
+}
+
+/// One program, prepared.
+pub(super) struct Process<'a, O> {
+    pub(super) environment: &'a dyn Environment,
+    pub(super) clock: Clock,
+    /// How long it may go without a case that begins or ends.
+    pub(super) case_timeout: Duration,
+    /// Kills it because the attempt is not wanted any more.
+    pub(super) withdrawn: &'a KillSwitch,
+    /// Hears of the cases that begin.
+    pub(super) cases: &'a mpsc::Sender<u32>,
+    pub(super) observer: &'a mut O,
+}
+
+impl<O: Observer> Process<'_, O> {
+    /// Runs it to its end.
+    pub(super) async fn run(
+        self,
+        prepared: Box<dyn Prepared>,
+        account: &mut Account,
+    ) -> Result<Ending, EnvironmentError> {
+        account.timings.environment += prepared.preparation();
+        let Self { environment, clock, case_timeout, withdrawn, cases, observer } = self;
+        let switch = KillSwitch::default();
+        let (sender, mut output) = mpsc::channel::<OutputChunk>(OUTPUT_CHUNKS);
+        let mut program = pin!(environment.run(prepared, sender, switch.clone()));
+        let mut timer = pin!(tokio::time::sleep(case_timeout));
+        let mut withdrawal = pin!(withdrawn.pulled());
+        let mut is_withdrawn = false;
+        let mut is_late = false;
+        let mut is_silent = false;
+        tell(cases, observer.observe(clock.now(), Stream::Standard, &[])).await;
+        let exit = loop {
+            tokio::select! {
+                biased;
+                () = &mut withdrawal, if !is_withdrawn => {
+                    is_withdrawn = true;
+                    switch.pull();
+                }
+                () = &mut timer, if !is_late => {
+                    is_late = true;
+                    switch.pull();
+                }
+                chunk = output.recv(), if !is_silent => match chunk {
+                    Some(chunk) => {
+                        let observed = take(observer, &clock, &chunk);
+                        if observed.moved && !is_late {
+                            timer.as_mut().reset(tokio::time::Instant::now() + case_timeout);
+                        }
+                        tell(cases, observed).await;
+                    }
+                    None => is_silent = true,
+                },
+                exit = &mut program => break exit?,
+            }
+        };
+        while let Some(chunk) = output.recv().await {
+            tell(cases, take(observer, &clock, &chunk)).await;
+        }
+        account.add(&exit);
+        Ok(ending(exit))
+    }
+}
+
+fn take(observer: &mut impl Observer, clock: &Clock, chunk: &OutputChunk) -> Observed {
+    let stream = match chunk.stream {
+        OutputStream::Standard => Stream::Standard,
+        OutputStream::Error => Stream::Error,
+    };
+    observer.observe(clock.now(), stream, &chunk.bytes)
+}
+
+async fn tell(cases: &mpsc::Sender<u32>, observed: Observed) {
+    if let Some(position) = observed.started {
+        // Nobody listens any more when the agent stops.
+        let _ = cases.send(position).await;
+    }
+}
+
+fn ending(exit: Exit) -> Ending {
+    Ending {
+        status: match exit.status {
+            ExitStatus::Code(code) => EndingStatus::Code(code),
+            ExitStatus::Signal(signal) => EndingStatus::Signal(signal),
+        },
+        killed: exit.killed.map(|reason| match reason {
+            // The report of a withdrawn attempt is thrown away, so a switch that mattered was pulled by the timer.
+            KillReason::Requested => Interruption::TimedOut,
+            KillReason::Memory => Interruption::MemoryExceeded,
+            KillReason::Output => Interruption::OutputExceeded,
+        }),
+        leaked: exit.leaked_processes > 0,
+        files: exit.collected.into_iter().map(|(path, bytes)| (path.to_string_lossy().into_owned(), bytes)).collect(),
+    }
+}

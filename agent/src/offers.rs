@@ -1,0 +1,94 @@
+//! What this machine can offer: found by trying, once, before the agent connects.
+
+use std::sync::Arc;
+
+use muster_environment::base::HostBase;
+use muster_environment::{
+    BaseConfig, Environment, EnvironmentError, HostConfig, HostEnvironment, SandboxConfig, SandboxEnvironment,
+};
+use muster_model::platform::{EnvironmentKind, Offer};
+
+use crate::data::DataDirectory;
+use crate::{AgentError, Config};
+
+/// The environments that work here, and what to tell the coordinator of them.
+pub(crate) struct Offered {
+    pub(crate) environments: Vec<Arc<dyn Environment>>,
+    pub(crate) offer: Offer,
+    /// The user and group that staged files must belong to.
+    pub(crate) owner: Option<(u32, u32)>,
+}
+
+impl Offered {
+    /// Tries every configured kind. Identifying the base reads the host's files when their stat cache is cold.
+    pub(crate) async fn find(config: &Config, data: &DataDirectory) -> Result<Self, AgentError> {
+        let directory = data.environments()?;
+        let base_config = BaseConfig {
+            cache_dir: config.base_cache.clone().unwrap_or_else(|| data.base_cache()),
+            ..BaseConfig::default()
+        };
+        let known_base = config.base.clone();
+        let wanted = config.environments.clone();
+        let properties = config.properties();
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found =
+                Self { environments: Vec::new(), offer: Offer { properties, ..Offer::default() }, owner: None };
+            let mut refused = None;
+            if wanted.contains(&EnvironmentKind::Sandbox) {
+                let base = match known_base {
+                    Some(base) => base,
+                    None => HostBase::identify(&base_config).map_err(AgentError::Base)?,
+                };
+                let config =
+                    SandboxConfig { base_roots: base.roots.clone(), ..SandboxConfig::new(directory.join("sandbox")) };
+                match ready(SandboxEnvironment::new(config)) {
+                    Ok(sandbox) => {
+                        found.owner = sandbox.owner();
+                        found.offer.bases.push(base.base());
+                        found.environments.push(Arc::new(sandbox));
+                    }
+                    Err(error) => refused = Some(error),
+                }
+            }
+            if wanted.contains(&EnvironmentKind::Host) {
+                let host = HostEnvironment::new(HostConfig::new(directory.join("host")));
+                match ready(host) {
+                    Ok(host) => found.environments.push(Arc::new(host)),
+                    Err(error) => refused = refused.or(Some(error)),
+                }
+            }
+            found.offer.environments = found.environments.iter().map(|environment| environment.kind()).collect();
+            if found.environments.is_empty() {
+                let remedy = refused.as_ref().and_then(remedy);
+                return Err(AgentError::NoEnvironment { remedy, source: refused });
+            }
+            Ok(found)
+        });
+        match found.await {
+            Ok(found) => found,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+/// A driver that was tried, with its weaknesses and its refusal in the log.
+fn ready<E: Environment>(made: Result<E, EnvironmentError>) -> Result<E, EnvironmentError> {
+    let checked = made.and_then(|environment| {
+        for note in environment.check_readiness()?.notes {
+            tracing::warn!(environment = environment.kind().name(), note);
+        }
+        Ok(environment)
+    });
+    if let Err(error) = &checked {
+        let hint = remedy(error).unwrap_or_default();
+        tracing::warn!(why = crate::error_text::chain(error), hint, "an environment is not offered");
+    }
+    checked
+}
+
+fn remedy(error: &EnvironmentError) -> Option<String> {
+    match error {
+        EnvironmentError::Unsupported { remedy, .. } => Some(remedy.clone()),
+        _ => None,
+    }
+}
