@@ -88,7 +88,9 @@ impl Skeleton {
         for root in roots {
             let Ok(relative) = root.strip_prefix("/") else { continue };
             if relative.starts_with("etc") {
-                copy_tree(root, &into.join(relative))?;
+                let to = into.join(relative);
+                to.parent().map_or(Ok(()), fs::create_dir_all)?;
+                copy_tree(root, &to)?;
                 continue;
             }
             let (Some(name), Ok(metadata)) = (relative.to_str(), fs::symlink_metadata(root)) else { continue };
@@ -150,9 +152,6 @@ fn fill_common(root: &Path) -> io::Result<()> {
 /// Copies a file, a link or a whole directory; what is missing, unreadable or neither is left out.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(from) else { return Ok(()) };
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent)?;
-    }
     if metadata.is_symlink() {
         symlink(fs::read_link(from)?, to)
     } else if metadata.is_file() {
