@@ -22,6 +22,7 @@ use crate::connections::{self, Connection};
 use crate::counters::Counters;
 use crate::error::CoordinatorError;
 use crate::ledger::{Ledger, LedgerError, read};
+use crate::reapi;
 use crate::result_cache::keep_results;
 use crate::scheduler_task::{Input, SchedulerTask, Surroundings};
 use crate::services::fleet::Fleet;
@@ -175,10 +176,13 @@ impl Parts {
             closures: Closures::default(),
             clock,
         };
+        let (content, bytes) = reapi::services(storage.blobs.clone(), counters.clone());
         let status = StatusService { inputs: inputs.clone(), storage: storage.clone(), counters };
         let limit = limits::MESSAGE_BYTES_MAX;
         let mut routes = Routes::builder();
         routes
+            .add_service(content)
+            .add_service(bytes)
             .add_service(FleetServer::new(Fleet::new(inputs)).max_decoding_message_size(limit))
             .add_service(RunsServer::new(runs).max_decoding_message_size(limit))
             .add_service(StatusServer::new(status).max_decoding_message_size(limit));

@@ -26,6 +26,7 @@ mod lookup;
 mod open_run;
 mod planning;
 pub mod program;
+pub mod reapi;
 mod result_cache;
 mod scheduler_task;
 mod services;

@@ -138,7 +138,7 @@ mod tests {
     fn a_refusal_names_what_is_missing_and_what_is_there() {
         let offers = [offered("a", 3, b"old")];
         let lacks = pin_one(&offers, &requirements("alpine")).expect_err("another base").expect("an agent");
-        assert_eq!(lacks, "agent a lacks base alpine and offers debian-12@f1c0ea3ed73e");
+        assert_eq!(lacks, "agent a lacks base alpine and offers debian-12@96a4257289f9");
         let mut other = requirements("debian-12");
         other.properties.set("arch".into(), "aarch64".into());
         let lacks = pin_one(&offers, &other).expect_err("another architecture").expect("an agent");

@@ -1,1 +1,235 @@
+use std::time::Duration;
 
+use muster_model::attempt::{Timings, Usage, Work};
+use muster_model::outcome::{CaseOutcome, RunOutcome, Verdict};
+use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+use muster_proto::v1;
+use prost::Message;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::history::{CaseHistory, TargetHash};
+
+const TARGET: TargetIndex = TargetIndex(0);
+
+async fn run_with_cases(ledger: &Ledger, token: &str, names: &[&str]) -> RunId {
+    let target = v1::TargetSpec { name: "lib".into(), ..v1::TargetSpec::default() };
+    let spec = v1::RunSpec { project: "project".into(), targets: vec![target], policy: None };
+    let record = RunRecord {
+        token: token.into(),
+        project: "project".into(),
+        spec: spec.encode_to_vec(),
+        targets: 1,
+        started_unix_ms: 1000,
+    };
+    let run = ledger.accept_run(record).await.unwrap().run;
+    let planned = v1::Discovered { names: names.iter().map(|&name| name.into()).collect(), ignored: Vec::new() };
+    let count = names.len() as u32;
+    ledger.append(Record::Planned { run, target: TARGET, planned: count, names: planned.encode_to_vec() });
+    run
+}
+
+fn decide(ledger: &Ledger, run: RunId, case: u32, outcome: CaseOutcome, sequence: u64) -> Ticket {
+    ledger.append(Record::Outcome(OutcomeRecord {
+        run,
+        target: TARGET,
+        case: CaseIndex(case),
+        outcome,
+        cached: false,
+        attempts: 1,
+        duration_us: 5,
+        epoch: Some(Epoch(1)),
+        sequence,
+    }))
+}
+
+async fn finish(ledger: &Ledger, run: RunId, planned: u32, reported: u32) -> v1::RunFinished {
+    let (reply, answer) = oneshot::channel();
+    let finish = FinishRecord {
+        run,
+        outcome: RunOutcome::Passed,
+        planned,
+        reported,
+        efficiency: v1::Efficiency::default(),
+        faults: Vec::new(),
+        sequence: 100,
+        at_unix_ms: 2000,
+        wall_ms: 1000,
+    };
+    ledger.append(Record::Finish(Box::new(finish), reply));
+    match answer.await.unwrap().event {
+        Some(v1::run_event::Event::RunFinished(finished)) => finished,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn lease(ledger: &Ledger, run: RunId, epoch: u64) -> Ticket {
+    ledger.append(Record::Lease(Box::new(LeaseRecord {
+        epoch: Epoch(epoch),
+        agent: AgentId(u64::MAX),
+        agent_name: "agent".into(),
+        run,
+        target: TARGET,
+        work: Work::Cases { cases: vec![CaseIndex(0), CaseIndex(70_000)], alone: true },
+        queued_unix_ms: 1,
+        assigned_unix_ms: 2,
+    })))
+}
+
+const PASSED: CaseOutcome = CaseOutcome::Verdict(Verdict::Passed);
+const FAILED: CaseOutcome = CaseOutcome::Verdict(Verdict::Failed);
+
+fn open() -> (TempDir, Ledger) {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(folder.path()).unwrap();
+    (folder, ledger)
+}
+
+#[tokio::test]
+async fn the_first_outcome_of_a_case_stays_and_another_one_is_a_fault() {
+    let (_folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one", "two"]).await;
+    decide(&ledger, run, 0, PASSED, 1);
+    decide(&ledger, run, 0, PASSED, 2);
+    decide(&ledger, run, 0, FAILED, 3);
+    decide(&ledger, run, 1, PASSED, 4);
+    let finished = finish(&ledger, run, 2, 2).await;
+    assert_eq!(finished.faults, ["1 cases were decided twice, differently; the first outcome stands"]);
+    let summary = finished.summary.unwrap();
+    assert_eq!((summary.outcome.as_str(), summary.passed, summary.failed), ("fault", 2, 0));
+}
+
+#[tokio::test]
+async fn the_same_outcome_again_changes_nothing() {
+    let (_folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one"]).await;
+    decide(&ledger, run, 0, PASSED, 1);
+    decide(&ledger, run, 0, PASSED, 2);
+    let finished = finish(&ledger, run, 1, 1).await;
+    assert_eq!(finished.faults, Vec::<String>::new());
+    assert_eq!(finished.summary.unwrap().outcome, "passed");
+}
+
+#[tokio::test]
+async fn a_planned_case_without_a_row_is_a_fault_whatever_the_scheduler_says() {
+    let (_folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one", "two", "three"]).await;
+    decide(&ledger, run, 1, PASSED, 1);
+    let finished = finish(&ledger, run, 3, 3).await;
+    assert_eq!(
+        finished.faults,
+        [
+            "2 planned cases of lib were never reported: one, three",
+            "the scheduler counted 3 planned and 3 reported cases, the ledger 3 and 1",
+        ]
+    );
+    assert_eq!(finished.summary.unwrap().outcome, "fault");
+}
+
+#[tokio::test]
+async fn an_outcome_outside_the_plan_is_a_fault() {
+    let (_folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one"]).await;
+    decide(&ledger, run, 0, PASSED, 1);
+    decide(&ledger, run, 9, PASSED, 2);
+    let finished = finish(&ledger, run, 1, 2).await;
+    assert!(finished.faults.contains(&"1 outcomes belong to no planned case".to_owned()), "{:?}", finished.faults);
+}
+
+#[tokio::test]
+async fn everything_acknowledged_is_there_after_a_restart() {
+    let (folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one", "two"]).await;
+    lease(&ledger, run, 41);
+    let event = v1::RunEvent { sequence: 1, at_unix_ms: 5, event: None };
+    ledger.append(Record::Event { run, sequence: 1, event: event.encode_to_vec() });
+    let last = decide(&ledger, run, 1, CaseOutcome::Verdict(Verdict::Crashed { signal: 11 }), 1);
+    ledger.wait(last).await.unwrap();
+    let generation = ledger.generation();
+    drop(ledger);
+
+    let ledger = Ledger::open(folder.path()).unwrap();
+    assert_eq!((ledger.generation(), ledger.first_epoch()), (generation + 1, Epoch(42)));
+    let open = ledger.read_now(read::open_runs).unwrap();
+    assert_eq!((open.len(), open[0].run, open[0].last_sequence), (1, run, 1));
+    assert_eq!(open[0].targets[0].planned.as_ref().unwrap().names, ["one", "two"]);
+    let decided = [(CaseIndex(1), CaseOutcome::Verdict(Verdict::Crashed { signal: 11 }))];
+    assert_eq!(open[0].targets[0].outcomes, decided);
+    let attempts = ledger.read_now(|connection| read::attempts(connection, run)).unwrap();
+    assert_eq!((attempts[0].agent, attempts[0].is_open), (AgentId(u64::MAX), true));
+    assert_eq!(attempts[0].work, Work::Cases { cases: vec![CaseIndex(0), CaseIndex(70_000)], alone: true });
+    assert_eq!(ledger.read_now(|connection| read::events(connection, run, 0)).unwrap(), [event]);
+}
+
+#[tokio::test]
+async fn a_closed_lease_stays_as_it_was_closed_first() {
+    let (_folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one"]).await;
+    lease(&ledger, run, 1);
+    let end = |result| AttemptEndRecord {
+        epoch: Epoch(1),
+        finished_unix_ms: 9,
+        result,
+        timings: Timings { execution: Duration::from_micros(7), ..Timings::default() },
+        usage: Usage::default(),
+    };
+    ledger.append(Record::AttemptEnded(Box::new(end("ran"))));
+    let last = ledger.append(Record::AttemptEnded(Box::new(end("withdrawn"))));
+    ledger.wait(last).await.unwrap();
+    let attempts = ledger.read_now(|connection| read::attempts(connection, run)).unwrap();
+    assert_eq!((attempts[0].result.as_str(), attempts[0].execution_us, attempts[0].is_open), ("ran", 7, false));
+}
+
+#[tokio::test]
+async fn a_token_is_accepted_once() {
+    let (_folder, ledger) = open();
+    let first = run_with_cases(&ledger, "same", &[]).await;
+    let second = run_with_cases(&ledger, "same", &[]).await;
+    let third = run_with_cases(&ledger, "other", &[]).await;
+    assert_eq!(first, second);
+    assert_ne!(first, third);
+}
+
+#[tokio::test]
+async fn history_is_kept_by_target_and_name() {
+    let (_folder, ledger) = open();
+    let mut history = CaseHistory::from_row(&[], true, true);
+    history.push(Duration::from_millis(4));
+    let target = TargetHash::of("project", "lib");
+    let record = HistoryRecord { target, case_name: "one".into(), history: history.clone(), run: RunId(1) };
+    let last = ledger.append(Record::History(Box::new(record)));
+    ledger.wait(last).await.unwrap();
+    let read = ledger.read_now(|connection| read::history(connection, target)).unwrap();
+    assert_eq!(read.get("one"), Some(&history));
+    let other = TargetHash::of("project", "other");
+    assert!(ledger.read_now(|connection| read::history(connection, other)).unwrap().is_empty());
+}
+
+#[test]
+fn a_folder_has_one_ledger_at_a_time_and_a_newer_format_is_refused() {
+    let (folder, ledger) = open();
+    assert!(matches!(Ledger::open(folder.path()), Err(LedgerError::Locked(_))));
+    drop(ledger);
+    let connection = rusqlite::Connection::open(folder.path().join("ledger.sqlite3")).unwrap();
+    connection.pragma_update(None, "user_version", 1000).unwrap();
+    drop(connection);
+    assert!(matches!(Ledger::open(folder.path()), Err(LedgerError::Newer { found: 1000, .. })));
+}
+
+#[tokio::test]
+async fn old_finished_runs_are_forgotten_and_their_epochs_never_come_back() {
+    let (folder, ledger) = open();
+    let first = run_with_cases(&ledger, "first", &[]).await;
+    lease(&ledger, first, 77);
+    finish(&ledger, first, 0, 0).await;
+    let mut last = first;
+    for token in 0..muster_model::limits::RUNS_KEPT_MAX {
+        last = run_with_cases(&ledger, &token.to_string(), &[]).await;
+    }
+    finish(&ledger, last, 0, 0).await;
+    assert!(ledger.read_now(|connection| read::run(connection, first)).unwrap().is_none());
+    assert!(ledger.read_now(|connection| read::attempts(connection, first)).unwrap().is_empty());
+    drop(ledger);
+    assert_eq!(Ledger::open(folder.path()).unwrap().first_epoch(), Epoch(78));
+}
