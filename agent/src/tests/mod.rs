@@ -51,10 +51,12 @@ struct World {
 }
 
 impl World {
-    /// Target number n of every assignment is shell script number n.
+    /// Target number n is shell script number n, in which `$FOLDER` is the world's folder.
     async fn new(slots: u32, scripts: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let scripts = scripts.iter().map(|script| (*script).to_owned()).collect();
+        // Written into the script, because a host environment moves paths in variables that begin with /tmp.
+        let path = folder.path().to_str().unwrap();
+        let scripts = scripts.iter().map(|script| script.replace("$FOLDER", path)).collect();
         Self { coordinator: Coordinator::start().await, folder, slots, scripts, extra: Vec::new() }
     }
 
@@ -85,7 +87,7 @@ impl World {
             framework: FrameworkKind::ExitCode,
             command: CommandSpec {
                 arguments: ["/bin/sh", "-c", &self.scripts[index]].map(str::to_owned).to_vec(),
-                environment: vec![("FOLDER".to_owned(), self.path().to_str().unwrap().to_owned())],
+                environment: Vec::new(),
                 working_directory: "/".to_owned(),
             },
             layers: Vec::new(),

@@ -8,7 +8,7 @@ use muster_model::outcome::{FaultKind, Verdict};
 use muster_proto::v1::Stage;
 
 use super::World;
-use super::coordinator::lists;
+use super::coordinator::{PATIENCE, lists};
 
 /// Writes its process id, then waits for ever.
 const HANG: &str = "echo $$ > $FOLDER/pid.partial; mv $FOLDER/pid.partial $FOLDER/pid; exec sleep 1000";
@@ -19,9 +19,12 @@ fn is_alive(folder: &Path) -> bool {
 }
 
 async fn hangs(world: &World) {
-    while !world.path().join("pid").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let waiting = async {
+        while !world.path().join("pid").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the program starts");
 }
 
 fn verdicts(reports: &[muster_model::attempt::CaseReport]) -> Vec<Verdict> {
