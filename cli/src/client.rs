@@ -112,10 +112,11 @@ pub fn submission_refusal(url: &str, environment: EnvironmentKind) -> impl FnOnc
     }
 }
 
-/// A refused question about one run as an error.
+/// A refused question about one run, 0 for the newest, as an error.
 pub fn lookup_refusal(url: &str, run: u64) -> impl FnOnce(Status) -> FleetError {
     let url = url.to_owned();
     move |status| match status.code() {
+        Code::NotFound if run == 0 => FleetError::NoRuns,
         Code::NotFound => FleetError::NoSuchRun { run },
         _ => refusal(&url, "show the run")(status),
     }

@@ -75,9 +75,12 @@ pub enum FleetError {
     /// There is no such run.
     #[error("there is no run {run}")]
     NoSuchRun {
-        /// Its number; 0 for the newest.
+        /// Its number.
         run: u64,
     },
+    /// The newest run was asked for, and there is none.
+    #[error("no run is recorded yet")]
+    NoRuns,
     /// It refused a request.
     #[error("the coordinator refused to {action}")]
     Refused {
@@ -238,6 +241,7 @@ impl FleetError {
             ],
             Self::Precondition { message, environment } => precondition_hints(message, *environment),
             Self::NoSuchRun { .. } => vec!["muster runs list".into()],
+            Self::NoRuns => vec!["muster test".into()],
             Self::Lost { run, url, .. } => vec![
                 "the run goes on when the coordinator is back".into(),
                 format!("muster runs show {run} --fleet {url}"),

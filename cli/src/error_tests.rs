@@ -130,6 +130,7 @@ fn the_remaining_families_are_told_apart() {
     let errors = [
         fleet(FleetError::NoFleet { url: "http://127.0.0.1:7420".into(), data: "/home/x/.local/share/muster".into() }),
         fleet(FleetError::NoSuchRun { run: 9 }),
+        fleet(FleetError::NoRuns),
         fleet(FleetError::Refused { action: "list runs", source: Box::new(tonic::Status::internal("")) }),
         fleet(FleetError::Upload { source: "disk full".into() }),
         fleet(FleetError::Protocol { message: "an event was left out".into() }),
@@ -149,6 +150,8 @@ fn the_remaining_families_are_told_apart() {
       hint: --fleet http://HOST:7420 (or MUSTER_FLEET) asks a coordinator elsewhere
     [3] error: there is no run 9
       hint: muster runs list
+    [3] error: no run is recorded yet
+      hint: muster test
     [3] error: the coordinator refused to list runs
       cause: Internal error
     [3] error: cannot upload what the tests need

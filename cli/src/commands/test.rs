@@ -153,8 +153,9 @@ async fn execute(
     let events = watch::follow(fleet.client.clone(), run, watch::PATIENCE);
     let mut tally = Tally::default();
     let followed = follow(&fleet.client, run, events, reporters, &mut tally, interrupts).await;
-    if followed.is_err() && tally.finished.is_none() {
-        // Nobody watches it any more: it is not left running. That it was lost is said already.
+    let is_lost = matches!(followed, Err(ExpectedError::Fleet(_)));
+    if followed.is_err() && !is_lost && tally.finished.is_none() {
+        // Nobody watches it any more, so it is not left running. Why it is not watched is what the user is told.
         let _ = timeout(CANCEL_PATIENCE, watch::cancel(&fleet.client, run)).await;
     }
     let written = reporters.finish(&tally).map_err(ExpectedError::report("a report"));
