@@ -302,7 +302,7 @@ fn batches<T>(blobs: Vec<T>, digest_of: impl Fn(&T) -> Digest) -> Vec<Batch<T>> 
     packed
 }
 
-/// The messages of one upload; a failure of `chunks` ends them early and is handed to `failed`.
+/// The messages of one upload; a failure of `chunks` ends them and is handed to `failed`.
 fn write_requests(
     resource_name: String,
     digest: Digest,
@@ -329,7 +329,15 @@ fn write_requests(
             Err(error) => {
                 // Nobody waits when the call was given up.
                 drop(failed.send(error));
-                None
+                // An upload that merely stops would be kept for a client that comes back. To finish it short ends it: bytes are missing, so
+                // it can't verify.
+                let request = WriteRequest {
+                    resource_name: String::new(),
+                    write_offset: offset.cast_signed(),
+                    finish_write: true,
+                    data: Bytes::new(),
+                };
+                Some((request, None))
             }
         }
     });

@@ -162,8 +162,16 @@ impl Stager {
         let (content, lease, stats) = self.bring(root, fetcher).await?;
         let figures = Figures { nodes: content.nodes as u64, bytes: content.bytes };
         self.make_room(figures).await?;
-        let stager = self.clone();
-        blocking(move || stager.materialise(&content, figures)).await?;
+        let content = Arc::new(content);
+        loop {
+            let (stager, content) = (self.clone(), content.clone());
+            match blocking(move || stager.materialise(&content, figures)).await {
+                Ok(()) => break,
+                // A blob that is needed in both forms takes room twice.
+                Err(StoreError::Full { .. }) if self.evict_unused().await? => {}
+                Err(error) => return Err(error),
+            }
+        }
         let mut trees = self.trees();
         trees.nodes += figures.nodes;
         trees.bytes = trees.bytes.saturating_add(figures.bytes);

@@ -452,6 +452,7 @@ impl Index {
             self.make_room(digest.size_bytes)?;
             self.connection.prepare_cached("UPDATE blobs SET copies = 2 WHERE id = ?")?.execute([row.id])?;
             self.totals.charged += digest.size_bytes;
+            self.leases.recharge(digest, charge(digest, 2));
             self.dirty = true;
         }
         Ok(())

@@ -61,6 +61,14 @@ impl Leases {
         self.bytes
     }
 
+    /// Changes what a blob is charged with, if it is held.
+    pub(super) fn recharge(&mut self, digest: &Digest, charge: u64) {
+        if let Some(held) = self.held.get_mut(digest) {
+            self.bytes = self.bytes - held.charge + charge;
+            held.charge = charge;
+        }
+    }
+
     /// How many blobs are held.
     pub(super) fn count(&mut self, now: Instant) -> usize {
         self.expire(now);

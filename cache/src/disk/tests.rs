@@ -317,3 +317,156 @@ impl DiskStore {
         blocking(move || store.link_file(&digest, &destination, executable)).await
     }
 }
+
+mod model {
+    //! Eviction against a map that knows the order of use.
+
+    use std::collections::{HashMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CAPACITY: u64 = 60_000;
+
+    #[derive(Clone, Debug)]
+    enum Operation {
+        Put(u32),
+        Get(u32),
+        Lease(u32),
+        Release,
+        Reopen,
+    }
+
+    fn operations() -> impl Strategy<Value = Vec<Operation>> {
+        let number = 0_u32..16;
+        let operation = prop_oneof![
+            5 => number.clone().prop_map(Operation::Put),
+            4 => number.clone().prop_map(Operation::Get),
+            2 => number.prop_map(Operation::Lease),
+            1 => Just(Operation::Release),
+            1 => Just(Operation::Reopen),
+        ];
+        proptest::collection::vec(operation, 1..60)
+    }
+
+    fn bytes(number: u32) -> Bytes {
+        number.to_le_bytes().repeat(if number.is_multiple_of(3) { 50 } else { 1000 + 700 * number as usize }).into()
+    }
+
+    /// What should be here, by last use.
+    #[derive(Default)]
+    struct Model {
+        used: HashMap<u32, u64>,
+        leased: Vec<u32>,
+        clock: u64,
+    }
+
+    impl Model {
+        fn touch(&mut self, number: u32) {
+            self.clock += 1;
+            self.used.insert(number, self.clock);
+        }
+
+        fn charged(&self) -> u64 {
+            self.used.keys().map(|number| index::charge(&Digest::of(&bytes(*number)), 1)).sum()
+        }
+
+        fn put(&mut self, number: u32) -> bool {
+            let needed = index::charge(&Digest::of(&bytes(number)), 1);
+            if !self.used.contains_key(&number) {
+                let held: HashSet<u32> = self.leased.iter().copied().collect();
+                let held_bytes = held.iter().map(|number| index::charge(&Digest::of(&bytes(*number)), 1)).sum::<u64>();
+                if held_bytes + needed > CAPACITY {
+                    return false;
+                }
+                while self.charged() + needed > CAPACITY {
+                    let oldest = self.used.iter().min_by_key(|(_, used)| **used).map(|(number, _)| *number).unwrap();
+                    if held.contains(&oldest) {
+                        self.touch(oldest);
+                    } else {
+                        self.used.remove(&oldest);
+                    }
+                }
+            }
+            self.touch(number);
+            true
+        }
+    }
+
+    async fn run(operations: Vec<Operation>) {
+        let folder = folder();
+        let config = DiskConfig { capacity_bytes: CAPACITY, ..config(&folder) };
+        let mut store = DiskStore::open(config.clone()).unwrap();
+        let mut model = Model::default();
+        let mut leases = Vec::new();
+        for operation in operations {
+            match operation {
+                Operation::Put(number) => {
+                    let blob = Blob::from_bytes(bytes(number));
+                    let digest = *blob.digest();
+                    let stored = BlobStore::put(&*store, &digest, blob).await;
+                    assert_eq!(stored.is_ok(), model.put(number), "{stored:?}");
+                }
+                Operation::Get(number) => {
+                    let read = get(&store, &Digest::of(&bytes(number))).await;
+                    assert_eq!(read.is_ok(), model.used.contains_key(&number), "{read:?}");
+                    if let Ok(read) = read {
+                        assert_eq!(read, bytes(number));
+                        model.touch(number);
+                    }
+                }
+                Operation::Lease(number) => match store.lease(&[Digest::of(&bytes(number))]).await {
+                    Ok(lease) => {
+                        assert!(model.used.contains_key(&number));
+                        leases.push(lease);
+                        model.leased.push(number);
+                        model.touch(number);
+                    }
+                    Err(error) => assert!(!model.used.contains_key(&number), "{error}"),
+                },
+                Operation::Release => {
+                    leases.clear();
+                    model.leased.clear();
+                }
+                Operation::Reopen => {
+                    leases.clear();
+                    model.leased.clear();
+                    drop(store);
+                    store = DiskStore::open(config.clone()).unwrap();
+                }
+            }
+            let stats = store.stats().await.unwrap();
+            assert_eq!((stats.charged_bytes, stats.blobs), (model.charged(), model.used.len() as u64));
+            assert!(stats.charged_bytes <= CAPACITY);
+        }
+        let on_disk = store.layout.count_files();
+        let in_files = model.used.keys().filter(|number| bytes(**number).len() as u64 > INLINE_BLOB_BYTES_MAX);
+        assert_eq!(on_disk, in_files.count());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn the_store_evicts_as_the_model_does(operations in operations()) {
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run(operations));
+        }
+    }
+}
+
+impl Layout {
+    fn count_files(&self) -> usize {
+        fn count(path: &std::path::Path) -> usize {
+            if path.is_dir() {
+                std::fs::read_dir(path).unwrap().map(|entry| count(&entry.unwrap().path())).sum()
+            } else {
+                1
+            }
+        }
+        let digest = Digest::empty();
+        [Form::Plain, Form::Executable]
+            .map(|form| count(self.blob_path(&digest, form).ancestors().nth(3).unwrap()))
+            .iter()
+            .sum()
+    }
+}

@@ -104,6 +104,7 @@ fn digest<'a, 'b>(segments: &'b [&'a str], form: &'static str) -> Result<(Digest
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const HASH: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
@@ -138,5 +139,25 @@ mod tests {
         assert_eq!(parse_read(&format!("blobs/md5/{HASH}/7")), Err(ResourceError::Function));
         assert_eq!(parse_read(&format!("other/blobs/{HASH}/7")), Err(ResourceError::Instance));
         assert_eq!(parse_read(&format!("/blobs/{HASH}/7")), Err(ResourceError::Instance));
+    }
+
+    proptest! {
+        #[test]
+        fn a_printed_name_is_read_back(hash in any::<[u8; 32]>(), size in 0..=i64::MAX, sha256 in any::<bool>()) {
+            let function = if sha256 { DigestFunction::Sha256 } else { DigestFunction::Blake3 };
+            let digest = Digest { function, hash, size_bytes: size.cast_unsigned() };
+            prop_assert_eq!(parse_read(&print_read(&digest)), Ok(digest));
+            let name = format!("uploads/u/{}/x", print_read(&digest));
+            prop_assert_eq!(parse_write(&name), Ok(("u", digest)));
+        }
+
+        #[test]
+        fn what_is_read_is_in_canonical_form(name in "(uploads|blobs|blake3|sha256|u|[0-9a-f]{64}|[0-9]{1,20}|/|x|\\PC){0,12}") {
+            if let Ok(digest) = parse_read(&name) {
+                let printed = print_read(&digest);
+                prop_assert!(name == printed || name.replace("sha256/", "") == printed);
+            }
+            drop(parse_write(&name));
+        }
     }
 }
