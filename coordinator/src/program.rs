@@ -1,5 +1,6 @@
 //! The program: flags, log, signals. `muster-coordinator` and `muster coordinator start` are both this.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,8 +51,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn try_run(arguments: &Arguments) -> Result<(), CoordinatorError> {
     let (config, log) = configure(arguments)?;
     let filter = EnvFilter::try_new(&log).map_err(|_| ConfigurationError::Log(log))?;
+    let colours = std::io::stderr().is_terminal();
     // A program that embeds this one may log already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).try_init();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CoordinatorError::Runtime)?;
     runtime.block_on(serve(config))
