@@ -234,8 +234,6 @@ impl Stager {
             .await
     }
 
-    // ---- files
-
     fn tree_path(&self, root: &Digest) -> PathBuf {
         let hex = match root.function {
             DigestFunction::Blake3 => root.hex(),
@@ -310,8 +308,6 @@ impl Stager {
         }
     }
 
-    // ---- room
-
     /// Makes trees that nobody uses give way until one more fits. What is in use is never counted against a new one.
     async fn make_room(&self, figures: Figures) -> Result<(), StoreError> {
         loop {
@@ -349,8 +345,6 @@ impl Stager {
         blocking(move || fs::remove_dir_all(&partial).map_err(StoreError::file("remove", &partial))).await?;
         Ok(true)
     }
-
-    // ---- from start to start
 
     /// Whether the trees were made since the machine started.
     fn same_boot(&self) -> Result<bool, StoreError> {

@@ -191,8 +191,6 @@ impl Index {
         }
     }
 
-    // ---- batches
-
     pub(super) fn begin_batch(&mut self) {
         self.job = 0;
         self.failed = None;
@@ -279,8 +277,6 @@ impl Index {
         self.connection.execute_batch("COMMIT")
     }
 
-    // ---- last uses
-
     pub(super) fn has_pending_uses(&self) -> bool {
         !self.pending_uses.is_empty()
     }
@@ -329,8 +325,6 @@ impl Index {
     pub(super) fn untouch(&mut self, entry: Entry) {
         self.pending_uses.remove(&entry);
     }
-
-    // ---- blobs
 
     pub(super) fn row(&self, digest: &Digest) -> Result<Option<Row>, StoreError> {
         Ok(self
@@ -512,8 +506,6 @@ impl Index {
         Ok(())
     }
 
-    // ---- eviction
-
     /// Evicts what was not used for longest until `needed_bytes` more fit.
     pub(super) fn make_room(&mut self, needed_bytes: u64) -> Result<(), StoreError> {
         let claimed = self.reserved_bytes.saturating_add(needed_bytes);
@@ -589,8 +581,6 @@ impl Index {
             })
             .optional()?)
     }
-
-    // ---- figures
 
     pub(super) fn stats(&mut self) -> DiskStats {
         DiskStats {
