@@ -95,7 +95,17 @@ pub(crate) struct Configuration {
 }
 
 const COMMON_KEYS: [&str; 12] = [
-    "framework", "data", "base", "environment", "timeout", "retries", "env", "memory", "processes", "args", "python",
+    "framework",
+    "data",
+    "base",
+    "environment",
+    "timeout",
+    "retries",
+    "env",
+    "memory",
+    "processes",
+    "args",
+    "python",
     "requirements",
 ];
 const SUITE_KEYS: [&str; 3] = ["directory", "command", "shards"];
@@ -185,7 +195,8 @@ impl Reader<'_> {
 
     fn suite(&self, key: &Key<'_>, value: &Value<'_>) -> Result<NamedSuite, ProjectError> {
         let name = key.get_ref().to_string();
-        let mut suite = NamedSuite { name, directory: None, command: Vec::new(), shards: None, settings: Settings::default() };
+        let mut suite =
+            NamedSuite { name, directory: None, command: Vec::new(), shards: None, settings: Settings::default() };
         for (key, value) in self.table(value)? {
             match key.get_ref().as_ref() {
                 "directory" => suite.directory = Some(self.string(value)?),
@@ -254,7 +265,11 @@ impl Reader<'_> {
         let globs = self.strings(value)?;
         for glob in &globs {
             if let Err(error) = globset::Glob::new(glob) {
-                return Err(self.error(value.span(), error.to_string(), "write a glob like \"testdata/**\"".to_owned()));
+                return Err(self.error(
+                    value.span(),
+                    error.to_string(),
+                    "write a glob like \"testdata/**\"".to_owned(),
+                ));
             }
         }
         Ok(globs)
@@ -272,7 +287,9 @@ impl Reader<'_> {
     fn bytes(&self, value: &Value<'_>) -> Result<u64, ProjectError> {
         const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
         let bytes = self.measured(value, 1, &UNITS);
-        bytes.filter(|bytes| *bytes > 0).ok_or_else(|| self.expected(value, "a number of bytes, or a text like \"512MiB\""))
+        bytes
+            .filter(|bytes| *bytes > 0)
+            .ok_or_else(|| self.expected(value, "a number of bytes, or a text like \"512MiB\""))
     }
 
     /// A whole number, in `plain` when it has no unit.

@@ -110,6 +110,7 @@ fn found_suites(root: &Path, configuration: &Configuration, options: &ProjectOpt
         name: framework.name().into(),
         framework,
         directory: root.to_owned(),
+        root: root.to_owned(),
         plan: plan(configuration.settings.clone(), options),
     };
     found.into_iter().filter(own).map(suite).collect()
@@ -128,6 +129,7 @@ fn named_suite(
         name: named.name.clone(),
         framework: settings.framework.unwrap_or(SuiteFramework::Command),
         directory,
+        root: root.to_owned(),
         plan: plan(settings, options),
     };
     suite.plan.command = named.command.clone();
@@ -168,9 +170,9 @@ fn has_test_files(directory: &Path, depth: usize) -> bool {
         let Some(name) = name.to_str() else { continue };
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_file() {
-            let is_test = name.strip_suffix(".py").is_some_and(|stem| {
-                stem == "conftest" || stem.starts_with("test_") || stem.ends_with("_test")
-            });
+            let is_test = name
+                .strip_suffix(".py")
+                .is_some_and(|stem| stem == "conftest" || stem.starts_with("test_") || stem.ends_with("_test"));
             if is_test {
                 return true;
             }

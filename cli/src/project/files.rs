@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use globset::GlobBuilder;
 use ignore::gitignore::GitignoreBuilder;
@@ -18,6 +18,16 @@ use super::layer::LayerBuilder;
 /// The files of a git repository that lie above `root` count too, unless they ignore `root` itself: whoever runs tests there does not mean
 /// an empty package.
 pub(crate) fn add_package(layer: &mut LayerBuilder, root: &Path, excluded: &[PathBuf]) -> Result<(), ProjectError> {
+    add_package_without(layer, root, excluded, &[])
+}
+
+/// As [`add_package`], without anything that has one of these names.
+pub(crate) fn add_package_without(
+    layer: &mut LayerBuilder,
+    root: &Path,
+    excluded: &[PathBuf],
+    names: &'static [&'static str],
+) -> Result<(), ProjectError> {
     layer.add_directory(root)?;
     let excluded: HashSet<PathBuf> = excluded.iter().filter(|path| path.as_path() != root).cloned().collect();
     let walk = WalkBuilder::new(root)
@@ -26,7 +36,10 @@ pub(crate) fn add_package(layer: &mut LayerBuilder, root: &Path, excluded: &[Pat
         .require_git(false)
         .parents(parents_apply(root))
         .follow_links(false)
-        .filter_entry(move |entry| entry.file_name() != ".git" && !excluded.contains(entry.path()))
+        .filter_entry(move |entry| {
+            let name = entry.file_name();
+            name != ".git" && !excluded.contains(entry.path()) && !names.iter().any(|excluded| name == *excluded)
+        })
         .build();
     for entry in walk {
         add(layer, entry)?;
@@ -37,6 +50,47 @@ pub(crate) fn add_package(layer: &mut LayerBuilder, root: &Path, excluded: &[Pat
 /// Adds everything at and below `path`.
 pub(crate) fn add_everything(layer: &mut LayerBuilder, path: &Path) -> Result<(), ProjectError> {
     add_tree(layer, path).map(|_| ())
+}
+
+/// Adds everything at and below `path`, links not followed, but for what is excluded and everything below that.
+pub(crate) fn add_tree_without(
+    layer: &mut LayerBuilder,
+    path: &Path,
+    is_excluded: impl Fn(&Path) -> bool,
+) -> Result<(), ProjectError> {
+    let mut walk = vec![path.to_owned()];
+    while let Some(path) = walk.pop() {
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(file_error("look at", path)(error)),
+        };
+        if metadata.is_dir() {
+            for entry in fs::read_dir(&path).map_err(file_error("list", &path))? {
+                let entry = entry.map_err(file_error("list", &path))?.path();
+                if !is_excluded(&entry) {
+                    walk.push(entry);
+                }
+            }
+        }
+        layer.add_entry(&path, metadata)?;
+    }
+    Ok(())
+}
+
+/// `relative` seen from `directory`, with `.` and `..` taken out of the text.
+pub(crate) fn lexical_join(directory: &Path, relative: &str) -> PathBuf {
+    let mut joined = PathBuf::new();
+    for component in directory.join(relative).components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                joined.pop();
+            }
+            component => joined.push(component),
+        }
+    }
+    joined
 }
 
 /// Adds what the globs match, ignored files included; a glob that matches a directory means everything below it. Returns the globs that

@@ -130,6 +130,12 @@ impl LayerBuilder {
         Ok(place)
     }
 
+    /// The files added so far whose own path is wanted.
+    pub(crate) fn sources(&self, is_wanted: impl Fn(&Path) -> bool) -> Vec<(PathBuf, Metadata)> {
+        let wanted = self.files.iter().filter(|file| is_wanted(&file.path));
+        wanted.map(|file| (file.path.clone(), file.metadata.clone())).collect()
+    }
+
     /// What could not be put into the layer, one sentence each.
     pub(crate) fn take_left_out(&mut self) -> Vec<String> {
         std::mem::take(&mut self.left_out)

@@ -8,6 +8,7 @@
 
 mod base;
 mod cargo;
+mod command;
 mod config;
 mod detection;
 mod elf;
@@ -15,6 +16,7 @@ mod error;
 mod files;
 mod layer;
 mod preparation;
+mod pytest;
 mod stat_cache;
 
 use std::collections::HashMap;
@@ -228,6 +230,8 @@ pub struct Suite {
     pub framework: SuiteFramework,
     /// Its absolute directory.
     pub directory: PathBuf,
+    /// The project's root.
+    pub(crate) root: PathBuf,
     /// How it is run.
     pub(crate) plan: detection::Plan,
 }
@@ -266,7 +270,7 @@ pub async fn prepare(
         progress.step(Step::Building { suite: name() });
         let material = match suite.framework {
             SuiteFramework::Cargo => Material::Cargo(cargo::build(suite, options.build_output).await?),
-            SuiteFramework::Pytest | SuiteFramework::Command => Material::Nothing,
+            SuiteFramework::Pytest | SuiteFramework::Command => Material::Files,
         };
         progress.step(Step::Hashing { suite: name() });
         let before = preparation.target_count();
@@ -278,8 +282,10 @@ pub async fn prepare(
 
 /// What a suite was made from, before it is described.
 enum Material {
+    /// A build.
     Cargo(cargo::Built),
-    Nothing,
+    /// Only what lies in the file system.
+    Files,
 }
 
 /// Walks, reads and hashes on a thread where that may block.
@@ -287,12 +293,14 @@ async fn describe(suite: Suite, material: Material, mut preparation: Preparation
     let work = move || {
         match &material {
             Material::Cargo(built) => cargo::describe(&suite, built, &mut preparation)?,
-            Material::Nothing => {}
+            Material::Files if suite.framework == SuiteFramework::Pytest => pytest::describe(&suite, &mut preparation)?,
+            Material::Files => command::describe(&suite, &mut preparation)?,
         }
         Ok(preparation)
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
+        // Nobody cancels the task, so all that can end it without a result is a panic, which belongs to the caller.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

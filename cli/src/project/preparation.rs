@@ -1,18 +1,20 @@
 //! A prepared run in the making: what the suites' modules add to.
 
 use std::collections::HashMap;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
-use muster_model::limits;
 use muster_model::spec::{Layer, TargetSpec};
+use muster_model::{Digest, limits};
 
 use super::layer::LayerBuilder;
-use super::stat_cache::StatCache;
+use super::stat_cache::{StatCache, Wanted};
 use super::{NotRun, PreparedRun, ProjectError, Suite, files};
 
 /// Collects targets, blobs and notices.
 pub(crate) struct Preparation {
     root: PathBuf,
+    cache_directory: PathBuf,
     cache: StatCache,
     run: PreparedRun,
     data_layers: HashMap<String, Option<Layer>>,
@@ -24,7 +26,24 @@ impl Preparation {
     pub(crate) fn new(root: &Path, cache_directory: &Path) -> Self {
         let name = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
         let cache = StatCache::open(cache_directory.join("stat").join(&name[..32]));
-        Self { root: root.to_owned(), cache, run: PreparedRun::default(), data_layers: HashMap::new() }
+        Self {
+            root: root.to_owned(),
+            cache_directory: cache_directory.to_owned(),
+            cache,
+            run: PreparedRun::default(),
+            data_layers: HashMap::new(),
+        }
+    }
+
+    /// Where things that cost time may be kept; an absolute path.
+    pub(crate) fn cache_directory(&self) -> &Path {
+        &self.cache_directory
+    }
+
+    /// The digests of files, in their order.
+    pub(crate) fn digests(&self, files: &[(PathBuf, Metadata)]) -> Result<Vec<Digest>, ProjectError> {
+        let wanted: Vec<Wanted<'_>> = files.iter().map(|(path, metadata)| Wanted { path, metadata }).collect();
+        self.cache.digests(&wanted)
     }
 
     /// Adds a target.

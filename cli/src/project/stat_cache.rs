@@ -67,6 +67,7 @@ impl Identity {
     }
 }
 
+#[derive(Debug)]
 struct Remembered {
     identity: Identity,
     hash: [u8; 32],
@@ -105,7 +106,7 @@ impl StatCache {
         let mut digests: Vec<Option<Digest>> = Vec::with_capacity(wanted.len());
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            digests.extend(wanted.iter().map(|file| state.recall(file)));
+            digests.extend(wanted.iter().map(|file| state.recall(file.path, Identity::of(file.metadata))));
         }
         let missing: Vec<usize> = (0..wanted.len()).filter(|&index| digests[index].is_none()).collect();
         let hashed = hash_in_parallel(&missing, wanted)?;
@@ -148,9 +149,9 @@ impl StatCache {
 }
 
 impl State {
-    fn recall(&mut self, wanted: &Wanted<'_>) -> Option<Digest> {
-        let entry = self.entries.get_mut(wanted.path)?;
-        if entry.identity != Identity::of(wanted.metadata) {
+    fn recall(&mut self, path: &Path, identity: Identity) -> Option<Digest> {
+        let entry = self.entries.get_mut(path)?;
+        if entry.identity != identity {
             return None;
         }
         entry.age = 0;
@@ -215,8 +216,7 @@ fn read(path: &Path, buffer: &mut [u8]) -> Result<Reading, ProjectError> {
         }
         let after = Identity::of(&file.metadata().map_err(file_error("look at", path))?);
         if before == after && size_bytes == before.size_bytes {
-            let digest =
-                Digest { function: DigestFunction::Blake3, hash: *hasher.finalize().as_bytes(), size_bytes };
+            let digest = Digest { function: DigestFunction::Blake3, hash: *hasher.finalize().as_bytes(), size_bytes };
             return Ok(Reading { digest, identity: before, settled: before.is_settled(started_ns) });
         }
     }

@@ -25,11 +25,7 @@ pub(super) struct Build {
 }
 
 /// Builds the tests of the package or workspace in `directory`.
-pub(super) async fn build(
-    directory: &Path,
-    arguments: &[String],
-    output: BuildOutput,
-) -> Result<Build, ProjectError> {
+pub(super) async fn build(directory: &Path, arguments: &[String], output: BuildOutput) -> Result<Build, ProjectError> {
     // Asking for metadata takes as long as a fresh build needs to find out that it is fresh, so both go at once.
     let (messages, metadata) =
         tokio::try_join!(build_tests(directory, arguments, output), read_metadata(directory, arguments))?;
@@ -44,11 +40,7 @@ pub(super) async fn build(
     Ok(build)
 }
 
-async fn build_tests(
-    directory: &Path,
-    arguments: &[String],
-    output: BuildOutput,
-) -> Result<Vec<u8>, ProjectError> {
+async fn build_tests(directory: &Path, arguments: &[String], output: BuildOutput) -> Result<Vec<u8>, ProjectError> {
     let mut command = cargo(directory);
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]).args(arguments);
     match output {
@@ -93,9 +85,9 @@ fn metadata_arguments(arguments: &[String]) -> Vec<String> {
             kept.push(argument.clone());
             kept.extend(arguments.next().cloned());
         } else if ALONE.contains(&argument.as_str())
-            || WITH_VALUE.iter().any(|flag| {
-                argument.strip_prefix(flag).is_some_and(|rest| rest.starts_with('=') || *flag == "-Z")
-            })
+            || WITH_VALUE
+                .iter()
+                .any(|flag| argument.strip_prefix(flag).is_some_and(|rest| rest.starts_with('=') || *flag == "-Z"))
         {
             kept.push(argument.clone());
         }

@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn only_the_targets_that_say_so_bring_their_own_main() {
-        let manifest = "[lib]\nharness = false\n[[test]]\nname = \"own\"\nharness = false\n[[test]]\nname = \"usual\"\n";
+        let manifest =
+            "[lib]\nharness = false\n[[test]]\nname = \"own\"\nharness = false\n[[test]]\nname = \"usual\"\n";
         let harness = Harness::from_manifest(&manifest.parse().expect("a table"));
         assert!(!harness.is_used("lib", "anything"));
         assert!(!harness.is_used("test", "own"));

@@ -6,8 +6,18 @@ use super::messages::{Metadata, Package};
 use crate::project::Suite;
 
 /// The flags that select targets; with any of them `cargo test` runs no doctests (`cargo-test(1)`, "Target Selection").
-const TARGET_FLAGS: [&str; 10] =
-    ["--lib", "--bins", "--bin", "--tests", "--test", "--examples", "--example", "--benches", "--bench", "--all-targets"];
+const TARGET_FLAGS: [&str; 10] = [
+    "--lib",
+    "--bins",
+    "--bin",
+    "--tests",
+    "--test",
+    "--examples",
+    "--example",
+    "--benches",
+    "--bench",
+    "--all-targets",
+];
 
 /// The selected packages whose doctests `cargo test` would run.
 pub(super) fn packages_with_unrun_doctests<'a>(suite: &Suite, metadata: &'a Metadata) -> Vec<&'a Package> {
@@ -27,7 +37,11 @@ pub(super) fn packages_with_unrun_doctests<'a>(suite: &Suite, metadata: &'a Meta
         if everything {
             return !excluded.iter().any(|spec| is_meant(spec, &package.name));
         }
-        if is_member_here { package.manifest_path == here } else { metadata.workspace_default_members.contains(&package.id) }
+        if is_member_here {
+            package.manifest_path == here
+        } else {
+            metadata.workspace_default_members.contains(&package.id)
+        }
     };
     metadata.packages.iter().filter(|package| package.has_doctests() && is_selected(package)).collect()
 }
