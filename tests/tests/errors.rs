@@ -16,15 +16,15 @@ fn fails(mut command: Command, code: i32, words: &[&str]) {
 #[test]
 fn no_project() {
     let place = Place::empty();
-    fails(place.muster(["test"]), 2, &["error:", "hint:"]);
-    fails(place.muster(["test", "no/such/directory"]), 2, &["no/such/directory", "hint:"]);
+    fails(place.muster(["test"]), 4, &["error:", "hint:"]);
+    fails(place.muster(["test", "no/such/directory"]), 4, &["no/such/directory", "hint:"]);
 }
 
 #[test]
 fn an_unknown_key_is_shown_with_its_line_and_column() {
     let place = Place::of("workspace");
     place.write("muster.toml", "[test]\nretries = 1\nretrys = 2\n");
-    fails(place.muster(["test"]), 2, &["muster.toml:3:1", "retrys", "hint:"]);
+    fails(place.muster(["test"]), 5, &["muster.toml:3:1", "retrys", "hint:"]);
 }
 
 #[test]

@@ -40,15 +40,25 @@ fn a_forged_line_does_not_turn_a_failure_into_a_pass() {
 #[test]
 fn failing_in_company_and_passing_alone_is_interference_with_that_company() {
     let place = Place::of("trouble");
-    let names = ["--", "a_passes", "f_spoils", "g_suffers"];
-    let run = place.test(&names);
+    // Enough harmless cases that the first shard holds the two of interest.
+    let mut source = String::from(
+        "static SPOILED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);\n\
+         #[test]\nfn a_spoils() { SPOILED.store(true, std::sync::atomic::Ordering::SeqCst); }\n\
+         #[test]\nfn b_suffers() { assert!(!SPOILED.load(std::sync::atomic::Ordering::SeqCst)); }\n",
+    );
+    for number in 10..40 {
+        source.push_str(&format!("#[test]\nfn harmless_{number}() {{}}\n"));
+    }
+    place.write("src/lib.rs", &source);
+    let run = place.test(&["--slots", "1"]);
     assert_eq!(run.code, Some(0), "{run:#?}");
-    assert_eq!(outcome(&run, "g_suffers_from_company"), "interference");
-    let company = run.case("tests::g_suffers_from_company")["company"].to_string();
-    assert!(company.contains("tests::f_spoils_the_company"), "{company}");
+    assert_eq!(run.case("b_suffers")["outcome"], "interference", "{run:#?}");
+    assert_eq!(run.count("interference"), 1);
+    let company = run.case("b_suffers")["company"].to_string();
+    assert!(company.contains("a_spoils"), "{company}");
     // It is remembered: the next time it runs alone from the start.
-    let again = place.test(&["--no-cache", "--", "a_passes", "f_spoils", "g_suffers"]);
-    assert_eq!(outcome(&again, "g_suffers_from_company"), "passed", "{again:#?}");
+    let again = place.test(&["--slots", "1", "--no-cache"]);
+    assert_eq!(again.case("b_suffers")["outcome"], "passed", "{again:#?}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn python() -> PathBuf {
 
 fn test(place: &Place, arguments: &[&str]) -> TestRun {
     let python = python();
-    place.write("muster.toml", &format!("[test.python]\nframework = \"pytest\"\npython = {python:?}\n"));
+    place.write("muster.toml", &format!("[test.suite]\nframework = \"pytest\"\npython = {python:?}\n"));
     place.test(arguments)
 }
 

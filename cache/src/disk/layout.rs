@@ -25,9 +25,10 @@ use crate::blob::Partial;
 /// The layout that this code writes.
 const LAYOUT: u32 = 1;
 
-/// Permissions of stored files: nobody writes.
-const PLAIN_MODE: u32 = 0o444;
-const EXECUTABLE_MODE: u32 = 0o555;
+/// Permissions of stored files. The owner may write because a test may change its own files: in an environment it changes a copy, made by the
+/// overlay, and the copy inherits these. The stored file itself is under no path that a test can reach.
+const PLAIN_MODE: u32 = 0o644;
+const EXECUTABLE_MODE: u32 = 0o755;
 
 /// The folders of one store.
 #[derive(Debug)]

@@ -279,7 +279,7 @@ async fn a_linked_file_is_the_stored_one_in_the_mode_that_was_asked_for() {
             store.link_file_in_background(&digest, &path, executable).await.unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
             let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
-            assert_eq!(mode, if executable { 0o555 } else { 0o444 }, "{name}");
+            assert_eq!(mode, if executable { 0o755 } else { 0o644 }, "{name}");
         }
         assert_eq!(get(&store, &digest).await.unwrap(), bytes);
     }

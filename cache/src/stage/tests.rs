@@ -64,7 +64,7 @@ fn tree_of(world: &World, seed: u8, size: usize) -> (Tree, Origin) {
 }
 
 fn check(path: &Path, seed: u8, size: usize) {
-    for (name, mode, size) in [("bin/large", 0o555, size), ("share/large", 0o444, size), ("share/small", 0o444, 9)] {
+    for (name, mode, size) in [("bin/large", 0o755, size), ("share/large", 0o644, size), ("share/small", 0o644, 9)] {
         let path = path.join(name);
         assert_eq!(fs::read(&path).unwrap(), vec![seed; size], "{name}");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode, "{name}");

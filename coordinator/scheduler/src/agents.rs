@@ -137,7 +137,10 @@ impl Scheduler {
         self.unregister_agent(id);
         let now = self.now;
         let Some(agent) = self.agents.get_mut(&id) else { return };
-        agent.registered = agent.contribution(self.config.prefetch_per_agent);
+        let prefetch = self.config.prefetch_per_agent;
+        #[cfg(feature = "planted-bugs")]
+        let prefetch = prefetch + u32::from(self.config.planted == Some(crate::PlantedBug::SlotsIgnored));
+        agent.registered = agent.contribution(prefetch);
         if let Some(registered) = agent.registered {
             for &index in &agent.classes {
                 let class = self.classes.get_mut(index);

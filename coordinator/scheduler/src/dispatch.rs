@@ -127,6 +127,8 @@ impl Scheduler {
                 break;
             }
         }
+        // In the order in which they were discovered, as they would run without a fleet: what depends on that order goes on working.
+        cases.sort_unstable();
         (Work::Cases { cases, alone: manner.unwrap_or(false) }, expected)
     }
 
