@@ -27,7 +27,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// The machine's base, if the embedding program has identified it; otherwise the agent does.
     pub base: Option<HostBase>,
-    /// Where the files of the base are remembered; in the data directory unless named.
+    /// Where the files of the base are remembered; unless named, in one place for all agents of a user on a machine
+    /// ([`BaseConfig::default`](muster_environment::BaseConfig::default)).
     pub base_cache: Option<PathBuf>,
 }
 

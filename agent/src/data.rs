@@ -15,7 +15,6 @@ use crate::clock::Chance;
 /// - `agent-id`: sixteen hexadecimal digits, drawn once
 /// - `spool`: reports that are not acknowledged
 /// - `cache/`: blobs and staged trees
-/// - `base/`: what is remembered of the files of the machine's base
 /// - `environments/`: places under way; emptied at the start
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
@@ -39,10 +38,6 @@ impl DataDirectory {
 
     pub(crate) fn cache(&self) -> PathBuf {
         self.root.join("cache")
-    }
-
-    pub(crate) fn base_cache(&self) -> PathBuf {
-        self.root.join("base")
     }
 
     pub(crate) fn spool(&self) -> PathBuf {

@@ -20,13 +20,13 @@ pub(crate) struct Offered {
 }
 
 impl Offered {
-    /// Tries every configured kind. Identifying the base reads the host's files when their stat cache is cold.
+    /// Tries every configured kind. Identifying the base reads the host's files when nothing is remembered of them.
     pub(crate) async fn find(config: &Config, data: &DataDirectory) -> Result<Self, AgentError> {
         let directory = data.environments()?;
-        let base_config = BaseConfig {
-            cache_dir: config.base_cache.clone().unwrap_or_else(|| data.base_cache()),
-            ..BaseConfig::default()
-        };
+        let mut base_config = BaseConfig::default();
+        if let Some(cache) = &config.base_cache {
+            base_config.cache_dir.clone_from(cache);
+        }
         let known_base = config.base.clone();
         let wanted = config.environments.clone();
         let properties = config.properties();

@@ -7,12 +7,15 @@
 //! process holds at a time, and `url`, where that process's coordinator answers as long as it is there.
 
 use std::fs::{self, File, TryLockError};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use muster_agent::Agent;
 use muster_coordinator::Coordinator;
+use muster_environment::{BaseConfig, HostBase};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::client::Client;
@@ -50,6 +53,8 @@ impl Embedded {
     ///
     /// [`EmbeddedError`], [`EmbeddedError::Busy`] among them when another process keeps the directory.
     pub async fn start(options: EmbeddedOptions) -> Result<Self, ExpectedError> {
+        // Once for all agents, and while everything else starts.
+        let base = (options.agents > 0).then(|| spawn_blocking(|| HostBase::identify(&BaseConfig::default())));
         let lock = DataLock::wait(&options.data).await?;
         let config = muster_coordinator::Config {
             listen: ([127, 0, 0, 1], 0).into(),
@@ -59,8 +64,20 @@ impl Embedded {
         let coordinator = Coordinator::start(config).await.map_err(|error| start_error("coordinator", error))?;
         let url = format!("http://{}", coordinator.address());
         lock.announce(&url)?;
-        let starting = (0..options.agents).map(|number| start_agent(&url, &options, number));
-        let (agents, client) = tokio::join!(futures_util::future::join_all(starting), Client::connect(&url));
+        let starting = async {
+            let base = match base {
+                Some(base) => Some(base.await.unwrap_or_else(|panic| resume_unwind(panic.into_panic()))),
+                None => None,
+            };
+            match base.transpose() {
+                Ok(base) => {
+                    let starting = (0..options.agents).map(|number| start_agent(&url, &options, number, base.clone()));
+                    futures_util::future::join_all(starting).await
+                }
+                Err(error) => vec![Err(start_error("base", error))],
+            }
+        };
+        let (agents, client) = tokio::join!(starting, Client::connect(&url));
         let (agents, failures): (Vec<_>, Vec<_>) = agents.into_iter().partition(Result::is_ok);
         let agents: Vec<Agent> = agents.into_iter().flatten().collect();
         let failure = failures.into_iter().find_map(Result::err).map(ExpectedError::from);
@@ -93,11 +110,17 @@ async fn stop(agents: Vec<Agent>, coordinator: Coordinator) {
     coordinator.shutdown().await;
 }
 
-async fn start_agent(url: &str, options: &EmbeddedOptions, number: u32) -> Result<Agent, EmbeddedError> {
+async fn start_agent(
+    url: &str,
+    options: &EmbeddedOptions,
+    number: u32,
+    base: Option<HostBase>,
+) -> Result<Agent, EmbeddedError> {
     let name = format!("agent-{number}");
     let mut config = muster_agent::Config::new(url, options.data.join(&name));
     config.slots = options.slots;
     config.name.clone_from(&name);
+    config.base = base;
     Agent::start(config).await.map_err(|error| start_error(&name, error))
 }
 

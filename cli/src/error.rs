@@ -140,7 +140,7 @@ pub enum EmbeddedError {
     /// A part of it did not start.
     #[error("the embedded {part} did not start")]
     Start {
-        /// `coordinator` or `agent-N`.
+        /// `coordinator`, `base` or `agent-N`.
         part: String,
         /// Why.
         source: Box<dyn Error + Send + Sync>,

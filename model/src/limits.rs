@@ -137,6 +137,8 @@ pub const LOSSES_ALONE_BEFORE_POISON: u8 = 2;
 pub const SPOOL_ATTEMPTS_MAX: usize = 10_000;
 /// Agents known to a coordinator at one time.
 pub const AGENTS_MAX: usize = 100_000;
+/// How long a base may be identified by its directories alone before every file is looked at again.
+pub const BASE_FULL_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Depth of a directory tree.
 pub const TREE_DEPTH_MAX: usize = 256;

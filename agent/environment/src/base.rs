@@ -8,25 +8,40 @@
 //!
 //! # What is trusted
 //!
-//! The first identification reads every file. Later ones read the status of every file (`statx`) and read a file again only when its size,
-//! modification time, change time or inode number differ from what they were when it was last read. So this is trusted: that the kernel
-//! sets the change time whenever contents change (no program can set it back without changing the clock or the disk beneath the file
-//! system). A file whose change time is younger than two seconds when it is read is not remembered, because a later change could fall into
-//! the same tick. The cache file ends with a hash of itself; one that is damaged is as good as none.
-//! [`HostBase::verify_full`] reads everything again and trusts nothing.
+//! The first identification reads every file and remembers the digest, what each file was like, and what each directory was like. A later one
+//! looks at the status (`statx`: mode, size, inode number, device, modification and change time) of
+//!
+//! - every directory, the roots themselves, and every file shown in `/etc`: when none is different, the remembered digest is the answer;
+//! - the files in directories that are different, which are listed again;
+//! - every file, when the package manager's database is different, another file system is shown somewhere, or the last such full look was
+//!   [`BASE_FULL_CHECK_INTERVAL`] ago or more.
+//!
+//! A file is read again when its status is different. So this is trusted: that the kernel sets the change time whenever contents change (no
+//! program can set it back without changing the clock or the disk beneath the file system); and, for at most that interval, that nobody
+//! changes a file outside `/etc` in place, leaving its directory as it was. Only the machine's operator can write beneath the other roots,
+//! and package managers put a new file beside the old one and rename it, which changes the directory. An operator who has edited a file
+//! beneath `/usr` by hand removes the remembered state, or waits.
+//!
+//! A path whose change time is younger than two seconds when it is looked at is not believed the next time, because a later change could
+//! fall into the same tick. The remembered state is believed only when it belongs to this user, nobody else may write it, and it matches the
+//! hash that it carries. [`HostBase::verify_full`] reads everything again and trusts nothing.
 
 mod cache;
 mod walk;
+mod watch;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use muster_model::limits::BASE_FULL_CHECK_INTERVAL;
 use muster_model::platform::Base;
 use muster_model::{Digest, DigestFunction};
 
-use self::cache::Cache;
+use self::cache::{Cache, Opened, Summary};
+use self::walk::Depth;
+use self::watch::Change;
 
 /// Why a base could not be identified.
 #[derive(Debug, thiserror::Error)]
@@ -42,14 +57,6 @@ pub enum BaseError {
     /// A root is not absolute.
     #[error("the base's root {} is not an absolute path", .0.display())]
     Relative(PathBuf),
-    /// The stat cache could not be written.
-    #[error("cannot write the base's stat cache {}", .path.display())]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
 }
 
 /// The host's own userland as a base.
@@ -61,27 +68,50 @@ pub struct HostBase {
     pub digest: Digest,
     /// The roots that this host has, sorted.
     pub roots: Vec<PathBuf>,
-    /// Files, directories and links that were looked at.
+    /// Files, directories and links in it.
     pub entries: u64,
-    /// Bytes of files that had to be read because the stat cache did not know them.
+    /// Bytes of files that had to be read because what was remembered of them did not hold.
     pub read_bytes: u64,
 }
 
 impl HostBase {
-    /// Finds what the base is, with the help of the stat cache. Blocks; hundreds of milliseconds when little has changed, as long as it
-    /// takes to read everything when there is no cache.
+    /// Finds what the base is, with the help of what is remembered; see the [module](self) for how far that is trusted. Blocks: tens of
+    /// milliseconds when nothing has changed, as long as it takes to read everything when nothing is remembered. What is found is remembered
+    /// for the next time; when it can't be written, it is found anew then.
     ///
     /// # Errors
     ///
-    /// What could not be read or written.
+    /// What could not be read.
     pub fn identify(config: &BaseConfig) -> Result<Self, BaseError> {
+        let started = Instant::now();
+        let roots = Roots::find(config)?;
         let path = config.cache_path();
-        let cache = fs::read(&path).ok().and_then(Cache::parse).unwrap_or_default();
-        let (base, records, is_changed) = look(config, &cache)?;
-        if is_changed {
-            let bytes = cache::serialize(&records);
-            cache::replace(&path, &bytes).map_err(|source| BaseError::Write { path, source })?;
-        }
+        let now = nanoseconds_now();
+        let remembered = Opened::open(&path);
+        let change = remembered.as_ref().map_or(Change::Everything, |file| {
+            let age = now.checked_sub(file.summary.full_nanoseconds);
+            // A time in the future says that the clock was set back.
+            let is_due = age.is_none_or(|age| u128::from(age) >= BASE_FULL_CHECK_INTERVAL.as_nanos());
+            if is_due { Change::Everything } else { watch::check(&file.summary.watched) }
+        });
+        let base = match (remembered, change) {
+            (Some(file), Change::None) => Self::new(roots, &file.summary, 0),
+            (remembered, change) => {
+                let known_full = remembered.as_ref().map_or(0, |file| file.summary.full_nanoseconds);
+                let cache = remembered.and_then(Opened::read);
+                let depth = if change == Change::Some && cache.is_some() { Depth::Directories } else { Depth::Full };
+                let full = if depth == Depth::Full { now } else { known_full };
+                let found = look(&roots, &cache.unwrap_or_default(), depth, full)?;
+                if (found.is_changed || depth == Depth::Full)
+                    && let Err(error) = cache::replace(&path, &cache::serialize(&found.summary, &found.directories))
+                {
+                    tracing::warn!(%error, path = %path.display(), "cannot remember the base");
+                }
+                Self::new(roots, &found.summary, found.read_bytes)
+            }
+        };
+        let (entries, read_bytes) = (base.entries, base.read_bytes);
+        tracing::debug!(name = base.name, entries, read_bytes, ?change, elapsed = ?started.elapsed(), "identified the base");
         Ok(base)
     }
 
@@ -91,8 +121,13 @@ impl HostBase {
     ///
     /// What could not be read.
     pub fn verify_full(&self, config: &BaseConfig) -> Result<bool, BaseError> {
-        let (base, ..) = look(config, &Cache::default())?;
-        Ok(base.digest == self.digest)
+        let found = look(&Roots::find(config)?, &Cache::default(), Depth::Full, 0)?;
+        Ok(found.summary.hash == self.digest.hash)
+    }
+
+    fn new(roots: Roots, summary: &Summary, read_bytes: u64) -> Self {
+        let digest = Digest { function: DigestFunction::Blake3, hash: summary.hash, size_bytes: summary.hashed_bytes };
+        Self { name: name(), digest, roots: roots.there, entries: summary.entries, read_bytes }
     }
 
     /// As agents offer it.
@@ -101,31 +136,60 @@ impl HostBase {
     }
 }
 
-fn look(config: &BaseConfig, cache: &Cache) -> Result<(HostBase, Vec<walk::Directory>, bool), BaseError> {
-    let started = Instant::now();
-    let mut roots = config.roots.clone();
-    roots.sort();
-    roots.dedup();
-    if let Some(root) = roots.iter().find(|root| !root.is_absolute()) {
-        return Err(BaseError::Relative(root.clone()));
+/// The configured roots, sorted.
+struct Roots {
+    there: Vec<PathBuf>,
+    missing: Vec<PathBuf>,
+}
+
+impl Roots {
+    fn find(config: &BaseConfig) -> Result<Self, BaseError> {
+        let mut roots = config.roots.clone();
+        roots.sort();
+        roots.dedup();
+        if let Some(root) = roots.iter().find(|root| !root.is_absolute()) {
+            return Err(BaseError::Relative(root.clone()));
+        }
+        let (there, missing) = roots.into_iter().partition(|root| fs::symlink_metadata(root).is_ok());
+        Ok(Self { there, missing })
     }
-    roots.retain(|root| fs::symlink_metadata(root).is_ok());
-    let mut directories = walk::walk(&roots, cache)?;
+}
+
+/// What a look at the files found.
+struct Found {
+    summary: Summary,
+    directories: Vec<walk::Directory>,
+    read_bytes: u64,
+    is_changed: bool,
+}
+
+fn look(roots: &Roots, cache: &Cache, depth: Depth, full_nanoseconds: u64) -> Result<Found, BaseError> {
+    let mut watched = watch::beside(&roots.missing);
+    let mut directories = walk::walk(&roots.there, cache, depth)?;
     directories.sort_unstable_by(|left, right| left.path.cmp(&right.path));
+    watched.extend(watch::watched(&directories));
     let mut hasher = blake3::Hasher::new();
     for directory in &directories {
         hasher.update(&(directory.path.len() as u64).to_le_bytes());
         hasher.update(&directory.path);
         hasher.update(&directory.digest);
     }
-    let entries = directories.iter().map(|directory| directory.entries.len() as u64).sum();
+    let summary = Summary {
+        full_nanoseconds,
+        hash: *hasher.finalize().as_bytes(),
+        hashed_bytes: hasher.count(),
+        entries: directories.iter().map(|directory| directory.entries.len() as u64).sum(),
+        watched,
+    };
     let read_bytes = directories.iter().map(|directory| directory.read_bytes).sum();
     let is_changed = directories.iter().any(|directory| directory.is_changed) || cache.len() != directories.len();
-    let digest =
-        Digest { function: DigestFunction::Blake3, hash: *hasher.finalize().as_bytes(), size_bytes: hasher.count() };
-    let base = HostBase { name: name(), digest, roots, entries, read_bytes };
-    tracing::debug!(name = base.name, entries, read_bytes, elapsed = ?started.elapsed(), "looked at the base");
-    Ok((base, directories, is_changed))
+    Ok(Found { summary, directories, read_bytes, is_changed })
+}
+
+/// Since 1970.
+fn nanoseconds_now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// From `os-release(5)`.
@@ -192,10 +256,10 @@ pub(crate) fn is_secret(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "private")
 }
 
-/// What a base is made of and where its stat cache lives.
+/// What a base is made of and where it is remembered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseConfig {
-    /// A directory for the stat cache; made when missing.
+    /// A directory for what is remembered; made when missing. Any number of processes may use it at the same time.
     pub cache_dir: PathBuf,
     /// Absolute paths of the host, directories, files and links, that the base shows; missing ones are left out.
     pub roots: Vec<PathBuf>,
@@ -203,90 +267,33 @@ pub struct BaseConfig {
 
 impl Default for BaseConfig {
     fn default() -> Self {
-        Self {
-            cache_dir: std::env::temp_dir().join("muster-base"),
-            roots: ROOTS_DEFAULT.iter().map(PathBuf::from).collect(),
-        }
+        Self { cache_dir: cache_directory(), roots: ROOTS_DEFAULT.iter().map(PathBuf::from).collect() }
     }
 }
 
 impl BaseConfig {
+    /// Each choice of roots has a file of its own.
     fn cache_path(&self) -> PathBuf {
-        self.cache_dir.join("base-status")
+        let mut hasher = blake3::Hasher::new();
+        for root in &self.roots {
+            hasher.update(root.as_os_str().as_encoded_bytes());
+            hasher.update(&[0]);
+        }
+        let hash = hasher.finalize().to_hex();
+        self.cache_dir.join(format!("status-{}", hash.get(..16).unwrap_or_default()))
     }
+}
+
+/// One place for each user of a machine: `muster/base` in the user's cache directory (XDG Base Directory Specification), or a directory among
+/// the temporary ones for users without a home.
+fn cache_directory() -> PathBuf {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    caches.map_or_else(
+        || std::env::temp_dir().join(format!("muster-base-{}", nix::unistd::geteuid())),
+        |caches| caches.join("muster/base"),
+    )
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    fn tree() -> (tempfile::TempDir, BaseConfig) {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let root = directory.path().join("root");
-        fs::create_dir_all(root.join("a/b")).expect("directories");
-        fs::write(root.join("a/file"), "one").expect("a file");
-        fs::write(root.join("a/b/other"), "two").expect("a file");
-        symlink("a/file", root.join("link")).expect("a link");
-        let config = BaseConfig { cache_dir: directory.path().join("cache"), roots: vec![root] };
-        (directory, config)
-    }
-
-    fn digest(config: &BaseConfig) -> Digest {
-        HostBase::identify(config).expect("a base").digest
-    }
-
-    #[test]
-    fn a_base_is_named_after_the_system() {
-        let arch = std::env::consts::ARCH;
-        assert_eq!(name_from("ID=debian\nVERSION_ID=\"12\"\n"), format!("debian-12-{arch}"));
-        assert_eq!(name_from("NAME=x\nID=arch\n"), format!("arch-{arch}"));
-        assert_eq!(name_from(""), format!("linux-{arch}"));
-    }
-
-    #[test]
-    fn every_kind_of_change_changes_the_digest_and_nothing_else_does() {
-        let (_directory, config) = tree();
-        let root = config.roots[0].clone();
-        let first = digest(&config);
-        assert_eq!(digest(&config), first);
-        fs::write(root.join("a/file"), "ONE").expect("a file");
-        let changed = digest(&config);
-        assert_ne!(changed, first, "same size, other contents");
-        fs::set_permissions(root.join("a/b/other"), PermissionsExt::from_mode(0o755)).expect("ours");
-        let mode = digest(&config);
-        assert_ne!(mode, changed, "another mode");
-        fs::remove_file(root.join("link")).expect("ours");
-        symlink("a/b", root.join("link")).expect("a link");
-        let link = digest(&config);
-        assert_ne!(link, mode, "another target");
-        fs::rename(root.join("a/b/other"), root.join("a/b/renamed")).expect("ours");
-        assert_ne!(digest(&config), link, "another name");
-        fs::rename(root.join("a/b/renamed"), root.join("a/b/other")).expect("ours");
-        assert_eq!(digest(&config), link, "the same again");
-    }
-
-    #[test]
-    fn an_unchanged_file_is_not_read_again() {
-        let (_directory, config) = tree();
-        assert_eq!(HostBase::identify(&config).expect("a base").read_bytes, 6);
-        std::thread::sleep(walk::YOUNG + std::time::Duration::from_millis(100));
-        assert_eq!(HostBase::identify(&config).expect("a base").read_bytes, 6, "too young to be remembered");
-        let base = HostBase::identify(&config).expect("a base");
-        assert_eq!(base.read_bytes, 0);
-        assert!(base.verify_full(&config).expect("readable"));
-    }
-
-    #[test]
-    fn a_damaged_cache_is_as_good_as_none() {
-        let (_directory, config) = tree();
-        let first = digest(&config);
-        let mut bytes = fs::read(config.cache_path()).expect("a cache");
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        assert!(Cache::parse(bytes.clone()).is_none());
-        assert!(Cache::parse(bytes[..middle].to_vec()).is_none());
-        fs::write(config.cache_path(), bytes).expect("ours");
-        assert_eq!(digest(&config), first);
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
-//! Looks at every path beneath the roots, several directories at a time.
+//! Looks at what is beneath the roots, several directories at a time.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::cache::{Cache, Remembered};
+use super::cache::{Cache, Known, Remembered};
 use super::{BaseError, is_secret};
 
 /// A file that changed less than this ago is not remembered.
@@ -25,6 +26,19 @@ pub(super) struct Entry {
     pub(super) hash: [u8; 32],
     /// Whether the hash may be used when the status is the same next time.
     pub(super) is_old: bool,
+    /// The file system's; `None` when the entry was not looked at.
+    pub(super) device: Option<u64>,
+    /// Whether the status is what was remembered, so that a directory has the entries that it had.
+    is_known: bool,
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// Every file.
+    Full,
+    /// Files only in directories that have changed, and what is [watched](is_watched).
+    Directories,
 }
 
 /// What tells that a file has not changed.
@@ -61,9 +75,31 @@ pub(super) struct Directory {
     pub(super) is_changed: bool,
 }
 
+impl Directory {
+    fn new(path: &Path) -> Self {
+        let path = path.as_os_str().as_bytes().to_vec();
+        Self { path, entries: Vec::new(), digest: [0; 32], read_bytes: 0, is_changed: false }
+    }
+
+    fn finish(mut self) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for entry in &self.entries {
+            hasher.update(&(entry.name.len() as u64).to_le_bytes());
+            hasher.update(&entry.name);
+            hasher.update(&entry.status.mode.to_le_bytes());
+            hasher.update(&entry.hash);
+        }
+        self.digest = *hasher.finalize().as_bytes();
+        self
+    }
+}
+
+/// A directory to be looked at, and whether it has the entries that it had.
+type Waiting = (PathBuf, bool);
+
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<PathBuf>,
+    waiting: Vec<Waiting>,
     /// Directories that are waiting or being looked at.
     open: usize,
     done: Vec<Directory>,
@@ -72,22 +108,27 @@ struct Queue {
 
 struct Walk<'a> {
     cache: &'a Cache,
+    depth: Depth,
     queue: Mutex<Queue>,
     changed: Condvar,
     young_since: i64,
 }
 
+/// How many threads look at the same time.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+}
+
 /// Looks at everything beneath the roots. The roots themselves are the entries of a directory with an empty path.
-pub(super) fn walk(roots: &[PathBuf], cache: &Cache) -> Result<Vec<Directory>, BaseError> {
+pub(super) fn walk(roots: &[PathBuf], cache: &Cache, depth: Depth) -> Result<Vec<Directory>, BaseError> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let young_since = i64::try_from(now.saturating_sub(YOUNG).as_nanos()).unwrap_or(i64::MAX);
-    let walk = Walk { cache, queue: Mutex::default(), changed: Condvar::new(), young_since };
+    let walk = Walk { cache, depth, queue: Mutex::default(), changed: Condvar::new(), young_since };
     let names = roots.iter().map(|root| root.as_os_str().as_bytes().to_vec()).collect();
     let directory = walk.look(Path::new(""), names)?;
     walk.finish(Ok(directory), 0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     std::thread::scope(|scope| {
-        for _ in 1..threads {
+        for _ in 1..threads() {
             scope.spawn(|| walk.work());
         }
         walk.work();
@@ -98,13 +139,17 @@ pub(super) fn walk(roots: &[PathBuf], cache: &Cache) -> Result<Vec<Directory>, B
 
 impl Walk<'_> {
     fn work(&self) {
-        while let Some(path) = self.next() {
-            let directory = list(&path).and_then(|names| self.look(&path, names));
+        while let Some((path, is_known)) = self.next() {
+            let remembered = self.cache.directory(path.as_os_str().as_bytes());
+            let directory = match remembered.filter(|_| is_known && self.depth == Depth::Directories) {
+                Some(remembered) => self.look_again(&path, remembered),
+                None => list(&path).and_then(|names| self.look(&path, names)),
+            };
             self.finish(directory, 1);
         }
     }
 
-    fn next(&self) -> Option<PathBuf> {
+    fn next(&self) -> Option<Waiting> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(path) = queue.waiting.pop() {
@@ -122,9 +167,9 @@ impl Walk<'_> {
         queue.open -= closed;
         match directory {
             Ok(directory) if queue.error.is_none() => {
-                let path = PathBuf::from(std::ffi::OsString::from_vec(directory.path.clone()));
+                let path = PathBuf::from(OsString::from_vec(directory.path.clone()));
                 for entry in directory.entries.iter().filter(|entry| is_shown_directory(entry.status.mode)) {
-                    queue.waiting.push(path.join(std::ffi::OsStr::from_bytes(&entry.name)));
+                    queue.waiting.push((path.join(OsStr::from_bytes(&entry.name)), entry.is_known));
                     queue.open += 1;
                 }
                 queue.done.push(directory);
@@ -141,47 +186,55 @@ impl Walk<'_> {
 
     fn look(&self, path: &Path, mut names: Vec<Vec<u8>>) -> Result<Directory, BaseError> {
         names.sort_unstable();
-        let bytes = path.as_os_str().as_bytes();
-        let mut remembered = self.cache.directory(bytes);
-        let mut directory =
-            Directory { path: bytes.to_vec(), entries: Vec::new(), digest: [0; 32], read_bytes: 0, is_changed: false };
-        let mut hasher = blake3::Hasher::new();
+        let mut remembered = self.cache.directory(path.as_os_str().as_bytes());
+        let mut directory = Directory::new(path);
         for name in names {
-            let whole = path.join(std::ffi::OsStr::from_bytes(&name));
+            let whole = path.join(OsStr::from_bytes(&name));
             if is_secret(&whole) {
                 continue;
             }
-            let Some(entry) = self.look_at(&whole, name, &mut remembered, &mut directory)? else { continue };
-            hasher.update(&(entry.name.len() as u64).to_le_bytes());
-            hasher.update(&entry.name);
-            hasher.update(&entry.status.mode.to_le_bytes());
-            hasher.update(&entry.hash);
-            directory.entries.push(entry);
+            let known = remembered.as_mut().and_then(|remembered| remembered.find(&name));
+            self.look_at(&whole, name, known, &mut directory)?;
         }
         directory.is_changed |= remembered.is_some_and(|mut rest| rest.next().is_some());
-        directory.digest = *hasher.finalize().as_bytes();
-        Ok(directory)
+        Ok(directory.finish())
+    }
+
+    /// A directory that has the entries that it had: only what is watched is looked at.
+    fn look_again(&self, path: &Path, mut remembered: Remembered<'_>) -> Result<Directory, BaseError> {
+        let mut directory = Directory::new(path);
+        while let Some((name, known)) = remembered.next() {
+            let (status, hash, is_old) = known;
+            if is_watched(path, &status, is_old) {
+                self.look_at(&path.join(OsStr::from_bytes(name)), name.to_vec(), Some(known), &mut directory)?;
+            } else {
+                let entry = Entry { name: name.to_vec(), status, hash, is_old, device: None, is_known: true };
+                directory.entries.push(entry);
+            }
+        }
+        Ok(directory.finish())
     }
 
     fn look_at(
         &self,
         path: &Path,
         name: Vec<u8>,
-        remembered: &mut Option<Remembered<'_>>,
+        known: Option<Known>,
         directory: &mut Directory,
-    ) -> Result<Option<Entry>, BaseError> {
+    ) -> Result<(), BaseError> {
         let error = |source| BaseError::Read { path: path.to_path_buf(), source };
-        let status = match fs::symlink_metadata(path) {
-            Ok(metadata) => Status::from(&metadata),
+        let (status, device) = match fs::symlink_metadata(path) {
+            Ok(metadata) => (Status::from(&metadata), Some(metadata.dev())),
             // Gone since the directory was listed.
-            Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                directory.is_changed |= known.is_some();
+                return Ok(());
+            }
             Err(source) => return Err(error(source)),
         };
-        let known = remembered.as_mut().and_then(|remembered| remembered.find(&name));
-        if let Some((hash, is_old)) = known.filter(|known| known.0 == status).map(|known| (known.1, known.2))
-            && (is_old || !has_contents(status.mode))
-        {
-            return Ok(Some(Entry { name, status, hash, is_old }));
+        if let Some((_, hash, true)) = known.filter(|known| known.0 == status) {
+            directory.entries.push(Entry { name, status, hash, is_old: true, device, is_known: true });
+            return Ok(());
         }
         directory.is_changed = true;
         let hash = match status.mode & libc::S_IFMT {
@@ -197,10 +250,12 @@ impl Walk<'_> {
             }
             _ => [0; 32],
         };
-        // A write between the first look and the end of reading would otherwise be remembered as if it had been read.
+        // A write between the first look and the end of reading would otherwise be remembered as if it had been read. Directories are read
+        // later than this, and what happens to them since gives them a new change time.
         let is_still = fs::symlink_metadata(path).is_ok_and(|metadata| Status::from(&metadata) == status);
         let is_old = is_still && status.changed_nanoseconds < self.young_since;
-        Ok(Some(Entry { name, status, hash, is_old }))
+        directory.entries.push(Entry { name, status, hash, is_old, device, is_known: false });
+        Ok(())
     }
 }
 
@@ -215,6 +270,16 @@ fn has_contents(mode: u32) -> bool {
         libc::S_IFLNK => true,
         libc::S_IFREG => mode & libc::S_IROTH != 0,
         _ => false,
+    }
+}
+
+/// Whether an entry of a directory is looked at even when the directory has not changed: directories, because what is in them may have; files
+/// of `/etc`, because people edit them in place; and what was too young to be believed.
+pub(super) fn is_watched(directory: &Path, status: &Status, is_old: bool) -> bool {
+    match status.mode & libc::S_IFMT {
+        libc::S_IFDIR => true,
+        libc::S_IFREG if directory.starts_with("/etc") => true,
+        _ => !is_old,
     }
 }
 
