@@ -151,11 +151,35 @@ impl Drop for Group {
     }
 }
 
-async fn run(
-    mut place: Place,
-    output: mpsc::Sender<OutputChunk>,
-    switch: KillSwitch,
-) -> Result<Exit, EnvironmentError> {
+/// Starts the program as the leader of a session of its own.
+fn start(
+    command: std::process::Command,
+    spec: &EnvironmentSpec,
+) -> Result<(tokio::process::Child, Group), EnvironmentError> {
+    let mut command = tokio::process::Command::from(command);
+    // SAFETY: `setsid` is async-signal-safe.
+    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
+    command.kill_on_drop(true);
+    let program = spec.command.arguments.first().cloned().unwrap_or_default();
+    // The command dies with this function, and with it our copies of the pipes' writing ends: with them open the pumps would never end.
+    let child = command.spawn().map_err(|source| EnvironmentError::Start { program, source })?;
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or(i32::MAX);
+    Ok((child, Group(nix::unistd::Pid::from_raw(id))))
+}
+
+/// Reads back the files asked for and removes the scratch directory.
+async fn collect_and_clean(mut place: Place) -> Result<Vec<(std::path::PathBuf, Vec<u8>)>, EnvironmentError> {
+    let wanted = std::mem::take(&mut place.spec.collect);
+    let collected = tokio::task::spawn_blocking(move || {
+        let root = place.scratch.open_root().map(|directory| Root { path: "/".into(), directory });
+        let collected = root.map(|root| collect(&[root], &wanted));
+        drop(place);
+        collected
+    });
+    collected.await.map_err(joined)?.map_err(|error| step("collect files", error))
+}
+
+async fn run(place: Place, output: mpsc::Sender<OutputChunk>, switch: KillSwitch) -> Result<Exit, EnvironmentError> {
     let spec = &place.spec;
     let pipes = |error| step("make a pipe", error);
     let (standard, child_standard) = pipe().map_err(pipes)?;
@@ -164,16 +188,7 @@ async fn run(
     let mut command = place.scratch.command(spec)?;
     command.stdin(Stdio::null()).stdout(child_standard).stderr(child_error);
     let started = Instant::now();
-    let mut command = tokio::process::Command::from(command);
-    // SAFETY: `setsid` is async-signal-safe.
-    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
-    command.kill_on_drop(true);
-    let program = spec.command.arguments.first().cloned().unwrap_or_default();
-    let mut child = command.spawn().map_err(|source| EnvironmentError::Start { program, source })?;
-    // The parent's copies of the pipes' writing ends; with them open the pumps would never end.
-    drop(command);
-    let id = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or(i32::MAX);
-    let group = Group(nix::unistd::Pid::from_raw(id));
+    let (mut child, group) = start(command, spec)?;
 
     let killed = Killed::default();
     let limit = OutputLimit::new(spec.output_bytes);
@@ -213,14 +228,7 @@ async fn run(
     }
     pumped.transpose().map_err(|error| step("read the program's output", error))?;
     let status = status.map_err(|error| step("wait for the program", error))?;
-    let collected = std::mem::take(&mut place.spec.collect);
-    let collected = tokio::task::spawn_blocking(move || {
-        let root = place.scratch.open_root().map(|directory| Root { path: "/".into(), directory });
-        let collected = root.map(|root| collect(&[root], &collected));
-        drop(place);
-        collected
-    });
-    let collected = collected.await.map_err(joined)?.map_err(|error| step("collect files", error))?;
+    let collected = collect_and_clean(place).await?;
     let signal = status.signal().and_then(|signal| u8::try_from(signal).ok());
     Ok(Exit {
         status: signal.map_or_else(|| ExitStatus::Code(status.code().unwrap_or(-1)), ExitStatus::Signal),
