@@ -1,6 +1,7 @@
 //! Measuring whole commands beside their peers in the same run; what `scripts/bench` prints.
 
 pub mod fleet;
+pub mod scale;
 pub mod suites;
 
 use std::process::{Command, Stdio};

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use muster_tests::bench::{fleet, suites::Bench};
+use muster_tests::bench::{fleet, scale, suites::Bench};
 
 /// Measures Muster beside its peers.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: statrs, derive_more, networkx, sleep; all of them when none is named.
+    /// What to measure: scale, statrs, derive_more, networkx, sleep; all of them when none is named.
     figures: Vec<String>,
     /// How often each command is measured, after one round that only warms.
     #[arg(long, default_value_t = 5)]
@@ -23,6 +23,9 @@ fn main() {
     let bench = Bench { place: arguments.place, rounds: arguments.rounds };
     std::fs::create_dir_all(&bench.place).expect("the place can be made");
     let wanted = |name: &str| arguments.figures.is_empty() || arguments.figures.iter().any(|figure| figure == name);
+    if wanted("scale") {
+        scale::growth();
+    }
     if wanted("statrs") {
         bench.cargo_suite("statrs", "0.19.1");
     }
