@@ -15,6 +15,7 @@ use crate::clock::Chance;
 /// - `agent-id`: sixteen hexadecimal digits, drawn once
 /// - `spool`: reports that are not acknowledged
 /// - `cache/`: blobs and staged trees
+/// - `sandbox/`: what sandboxes share, where the user's cache directory can't be written
 /// - `environments/`: places under way; emptied at the start
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
@@ -38,6 +39,10 @@ impl DataDirectory {
 
     pub(crate) fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    pub(crate) fn sandbox(&self) -> PathBuf {
+        self.root.join("sandbox")
     }
 
     pub(crate) fn spool(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! What this machine can offer: found by trying, once, before the agent connects.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use muster_environment::base::HostBase;
@@ -22,7 +23,7 @@ pub(crate) struct Offered {
 impl Offered {
     /// Tries every configured kind. Identifying the base reads the host's files when nothing is remembered of them.
     pub(crate) async fn find(config: &Config, data: &DataDirectory) -> Result<Self, AgentError> {
-        let directory = data.environments()?;
+        let (directory, own) = (data.environments()?, data.sandbox());
         let mut base_config = BaseConfig::default();
         if let Some(cache) = &config.base_cache {
             base_config.cache_dir.clone_from(cache);
@@ -39,9 +40,13 @@ impl Offered {
                     Some(base) => base,
                     None => HostBase::identify(&base_config).map_err(AgentError::Base)?,
                 };
-                let config =
-                    SandboxConfig { base_roots: base.roots.clone(), ..SandboxConfig::new(directory.join("sandbox")) };
-                match ready(SandboxEnvironment::new(config)) {
+                let sandbox = |directory: PathBuf| {
+                    let shared = SandboxConfig::new(directory);
+                    SandboxEnvironment::new(SandboxConfig { base_roots: base.roots.clone(), ..shared })
+                };
+                // Beside what is remembered of the base, for all agents of the user; with a home that can't be written, for this one alone.
+                let made = sandbox(base_config.cache_dir.join("sandbox")).or_else(|_| sandbox(own));
+                match ready(made) {
                     Ok(sandbox) => {
                         found.owner = sandbox.owner();
                         found.offer.bases.push(base.base());

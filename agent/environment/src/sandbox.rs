@@ -53,7 +53,8 @@ const PLANS_MAX: usize = 64;
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxConfig {
-    /// A directory for what every sandbox shares (mount points, a small `/etc`); made when missing. It need not be open to others.
+    /// A directory for what every sandbox shares (mount points, a small `/etc`); made when missing. It need not be open to others. Any number
+    /// of drivers and processes may use it at the same time; what is in it stays, so that the next one starts quickly. It holds directories that are not writable, even to their owner.
     pub directory: PathBuf,
     /// The roots of the host that `with_base` shows: [`HostBase::roots`](crate::base::HostBase::roots).
     pub base_roots: Vec<PathBuf>,
@@ -105,7 +106,7 @@ fn step(step: &str, source: io::Error) -> EnvironmentError {
 }
 
 impl SandboxEnvironment {
-    /// Makes what all sandboxes share. Whether sandboxes can be made is for [`Environment::check_readiness`] to tell.
+    /// Finds or makes what all sandboxes share. Whether sandboxes can be made is for [`Environment::check_readiness`] to tell.
     ///
     /// # Errors
     ///
@@ -122,7 +123,7 @@ impl SandboxEnvironment {
             Identity { uid: uid.as_raw(), gid: gid.as_raw(), is_root }
         };
         let owner = is_root.then_some((identity.uid, identity.gid));
-        let skeleton = Skeleton::create(&config.directory, &config.base_roots, owner)
+        let skeleton = Skeleton::open(&config.directory, &config.base_roots, owner)
             .map_err(|error| step(&format!("make what sandboxes share in {}", config.directory.display()), error))?;
         let last_capability = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .and_then(|text| text.trim().parse().map_err(io::Error::other))
@@ -174,6 +175,13 @@ impl SandboxEnvironment {
         let pipes = |error| step("make a pipe", error);
         let (output, child_output) = pipe().map_err(pipes)?;
         let (error_output, child_error) = pipe().map_err(pipes)?;
+        if let Some((uid, gid)) = self.owner() {
+            // The program opens them again by name, as `/dev/stdout` and `/dev/stderr`: a pipe has an owner like any other file.
+            for pipe in [&child_output, &child_error] {
+                nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into()))
+                    .map_err(|error| step("hand over a pipe", error.into()))?;
+            }
+        }
         let (report, child_report) = socket_pair().map_err(pipes)?;
         let slot = SlotLease { slot: Some(self.take_slot()?), free: self.slots.clone() };
         let start = Start {

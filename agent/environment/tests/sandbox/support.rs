@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use muster_environment::{
     Environment, EnvironmentError, EnvironmentSpec, Exit, KillSwitch, OutputChunk, SandboxConfig, SandboxEnvironment,
@@ -68,6 +69,14 @@ impl Place {
         let (sender, receiver) = mpsc::channel(16);
         let (exit, text) = tokio::join!(self.sandbox.run(prepared, sender, kill), read(receiver));
         Ok((exit?, text))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What sandboxes share stays, in directories from which only root may remove anything.
+        let opened = Command::new("chmod").args(["-R", "u+w"]).arg(self.directory.path()).status();
+        assert!(std::thread::panicking() || opened.is_ok_and(|status| status.success()), "ours");
     }
 }
 
