@@ -1,8 +1,11 @@
 //! Prints how long a start takes, against a plain fork and exec.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_environment::{Environment, EnvironmentSpec, KillSwitch, OutputChunk, SandboxConfig, SandboxEnvironment};
+use muster_environment::{
+    Environment, EnvironmentError, EnvironmentSpec, KillSwitch, OutputChunk, SandboxConfig, SandboxEnvironment,
+};
 use muster_model::spec::CommandSpec;
 use tokio::sync::mpsc;
 
@@ -34,7 +37,28 @@ fn specification() -> EnvironmentSpec {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+/// Starts one after the other in each of two tasks, as two slots do, and tells how many there were in a second.
+async fn print_rate(driver: Arc<SandboxEnvironment>, spec: &EnvironmentSpec) -> Result<(), Box<dyn std::error::Error>> {
+    let started = Instant::now();
+    let tasks = [(); 2].map(|()| {
+        let (driver, spec) = (driver.clone(), spec.clone());
+        tokio::spawn(async move {
+            for _ in 0..STARTS {
+                let prepared = driver.prepare(spec.clone()).await?;
+                let (sender, _receiver) = mpsc::channel(16);
+                driver.run(prepared, sender, KillSwitch::default()).await?;
+            }
+            Ok::<_, EnvironmentError>(())
+        })
+    });
+    for task in tasks {
+        task.await??;
+    }
+    println!("{:<24} {:.0} in a second", "two at a time", (2 * STARTS) as f64 / started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+#[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = tempfile::tempdir()?;
     for _ in 0..3 {
@@ -44,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         driver.check_readiness()?;
         println!("a driver in {made:?}, found ready in {:?}", started.elapsed() - made);
     }
-    let driver = SandboxEnvironment::new(SandboxConfig::new(directory.path().into()))?;
+    let driver = Arc::new(SandboxEnvironment::new(SandboxConfig::new(directory.path().into()))?);
     let mut spec = specification();
     if spec.command.arguments.is_empty() {
         spec.command.arguments = vec!["/bin/true".into()];
@@ -80,5 +104,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     print("  preparation", preparation);
     print("  execution", execution);
     print("  cleaning", cleaning);
+    print_rate(driver, &spec).await?;
     Ok(())
 }

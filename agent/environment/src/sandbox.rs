@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use self::child::{Kind, ROOTS_MAX, Report, START};
 use self::plan::{Host, Plan, Shape, make_plan};
 use self::skeleton::Skeleton;
-use self::slot::{FirstProcess, Slot, Start};
+use self::slot::{FirstProcess, FreeSlots, Slot, Start};
 use crate::collect::{Root, collect};
 use crate::groups::Groups;
 use crate::kill::Killed;
@@ -91,7 +91,7 @@ pub struct SandboxEnvironment {
     last_capability: u32,
     groups: Groups,
     plans: Mutex<HashMap<Shape, Arc<Plan>>>,
-    slots: Arc<Mutex<Vec<Slot>>>,
+    slots: FreeSlots,
 }
 
 impl fmt::Debug for SandboxEnvironment {
@@ -228,12 +228,21 @@ impl SandboxEnvironment {
 /// A slot that goes back to the others when dropped.
 struct SlotLease {
     slot: Option<Slot>,
-    free: Arc<Mutex<Vec<Slot>>>,
+    free: FreeSlots,
 }
 
 impl SlotLease {
     fn get(&self) -> Result<&Slot, EnvironmentError> {
         self.slot.as_ref().ok_or_else(|| EnvironmentError::Invalid("the slot was given back".into()))
+    }
+}
+
+impl SlotLease {
+    /// Gives it back as soon as the process is dead.
+    fn give_back_after(&mut self, process: FirstProcess) {
+        if let Some(slot) = self.slot.take() {
+            slot.retire(process, self.free.clone());
+        }
     }
 }
 
@@ -270,10 +279,10 @@ impl Prepared for Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let (Some(process), Some(slot)) = (self.process.take(), &self.slot.slot) {
+        if let Some(process) = self.process.take() {
             let process = process.into_inner();
             process.kill();
-            slot.discard(process);
+            self.slot.give_back_after(process);
         }
     }
 }
@@ -302,6 +311,9 @@ impl Place {
                         (Some(message), _) => {
                             report = Some(message);
                             ended_at = Instant::now();
+                            if message.is_alone() {
+                                return Ok((report, ended_at));
+                            }
                         }
                         (None, _) => is_reporting = false,
                     },
@@ -343,8 +355,16 @@ impl Place {
         let Some(process) = self.process.take() else {
             return Err(EnvironmentError::Invalid("the sandbox is gone".into()));
         };
-        let cpu = process.into_inner().reap().map_err(|error| step("reap the sandbox", error))?;
+        let mut process = process.into_inner();
+        let is_alone = report.as_ref().is_some_and(Report::is_alone);
+        let cpu = match &report {
+            Some(report) if is_alone => Duration::from_nanos(report.cpu_nanoseconds),
+            _ => process.reap().map_err(|error| step("reap the sandbox", error))?,
+        };
         let usage = self.slot.get()?.usage().await;
+        if is_alone {
+            self.slot.give_back_after(process);
+        }
         if killed.is_none() && usage.memory_kills > 0 {
             killed = Some(KillReason::Memory);
         }

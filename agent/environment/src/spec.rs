@@ -66,7 +66,7 @@ pub enum ExitStatus {
 pub enum KillReason {
     /// The caller pulled the [`KillSwitch`].
     Requested,
-    /// It passed its memory.
+    /// The environment passed its memory and the kernel killed one of its processes for it, the program itself or another.
     Memory,
     /// It wrote more than it may.
     Output,

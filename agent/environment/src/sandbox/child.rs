@@ -54,11 +54,28 @@ pub(super) struct Report {
     pub(super) reserved: u32,
     /// From the program's start to its end.
     pub(super) execution_nanoseconds: u64,
+    /// Processor time of the program and of those of its children that were waited for, in nanoseconds.
+    pub(super) cpu_nanoseconds: u64,
 }
 
 impl Report {
+    /// Whether the program has ended and left nobody. Then the first process, which runs no code but ours, is the only one, and its own end,
+    /// which takes the kernel longer than most programs run, need not be waited for.
+    pub(super) fn is_alone(&self) -> bool {
+        self.kind == Kind::Ended as u32 && self.leaked == 0
+    }
+
     fn new(kind: Kind) -> Self {
-        Self { kind: kind as u32, call: 0, errno: 0, status: 0, leaked: 0, reserved: 0, execution_nanoseconds: 0 }
+        Self {
+            kind: kind as u32,
+            call: 0,
+            errno: 0,
+            status: 0,
+            leaked: 0,
+            reserved: 0,
+            execution_nanoseconds: 0,
+            cpu_nanoseconds: 0,
+        }
     }
 }
 
@@ -159,6 +176,7 @@ unsafe fn supervise(plan: &ChildPlan<'_>) -> ! {
         report.status = status;
         report.execution_nanoseconds = now().wrapping_sub(started);
         report.leaked = count_leaked();
+        report.cpu_nanoseconds = cpu_of_children();
         send(&report, &[]);
         libc::_exit(0)
     }
@@ -308,6 +326,25 @@ unsafe fn send(report: &Report, descriptors: &[RawFd]) {
         }
         libc::sendmsg(REPORT_DESCRIPTOR, &raw const message, libc::MSG_NOSIGNAL);
     }
+}
+
+/// # Safety
+///
+/// As for [`become_first_process`].
+unsafe fn cpu_of_children() -> u64 {
+    // SAFETY: an all-zero `rusage` is valid, and the pointer is to a local.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let nanoseconds = |time: libc::timeval| {
+        time.tv_sec
+            .cast_unsigned()
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(time.tv_usec.cast_unsigned().wrapping_mul(1000))
+    };
+    nanoseconds(usage.ru_utime).wrapping_add(nanoseconds(usage.ru_stime))
 }
 
 /// # Safety

@@ -6,8 +6,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -114,11 +114,14 @@ impl Drop for FirstProcess {
     }
 }
 
+/// Slots that nobody uses.
+pub(super) type FreeSlots = Arc<Mutex<Vec<Slot>>>;
+
 enum Request {
     Start(Box<Start>, oneshot::Sender<Result<Started, EnvironmentError>>),
     Usage(oneshot::Sender<GroupUsage>),
-    /// Kills and reaps here, so that the asker need not wait.
-    Discard(FirstProcess),
+    /// Kills and reaps here, so that the asker need not wait, then puts the slot among the free ones.
+    Retire(FirstProcess, Slot, FreeSlots),
 }
 
 /// A handle on such a thread, which ends when the handle is dropped.
@@ -153,10 +156,12 @@ impl Slot {
         answer.await.unwrap_or_default()
     }
 
-    /// Kills and reaps, without waiting for it.
-    pub(super) fn discard(&self, process: FirstProcess) {
+    /// Kills and reaps without making the caller wait, and gives the slot back when that is done: until then the process holds on to the
+    /// memory of its place, which must not count against the next one.
+    pub(super) fn retire(self, process: FirstProcess, free: FreeSlots) {
+        let requests = self.requests.clone();
         // Without the thread the process is reaped by its own drop.
-        let _ = self.requests.send(Request::Discard(process));
+        let _ = requests.send(Request::Retire(process, self, free));
     }
 }
 
@@ -179,7 +184,10 @@ fn serve(mut group: Box<dyn ControlGroup>, requests: &Receiver<Request>) {
             Request::Usage(reply) => {
                 let _ = reply.send(group.usage());
             }
-            Request::Discard(process) => drop(process),
+            Request::Retire(process, slot, free) => {
+                drop(process);
+                free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+            }
         }
     }
 }
