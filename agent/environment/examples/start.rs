@@ -14,7 +14,7 @@ const STARTS: usize = 300;
 fn print(name: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     println!(
-        "{name:<24} p10 {:>8.0?} p50 {:>8.0?} p90 {:>8.0?}",
+        "{name:<24} p10 {:>9.2?} p50 {:>9.2?} p90 {:>9.2?}",
         times[times.len() / 10],
         times[times.len() / 2],
         times[times.len() * 9 / 10]

@@ -149,13 +149,13 @@ fn set(directory: &Path, name: &str, value: impl ToString) -> io::Result<()> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-fn number(directory: &Path, name: &str) -> Option<u64> {
-    fs::read_to_string(directory.join(name)).ok()?.trim().parse().ok()
+/// The value of a line `KEY VALUE` in a control file.
+fn keyed(directory: &Path, name: &str, key: &str) -> Option<u64> {
+    value_of(&fs::read_to_string(directory.join(name)).ok()?, key)
 }
 
 /// The value of a line `KEY VALUE`.
-fn keyed(directory: &Path, name: &str, key: &str) -> Option<u64> {
-    let text = fs::read_to_string(directory.join(name)).ok()?;
+fn value_of(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

@@ -12,6 +12,8 @@ use crate::{EnvironmentError, OutputChunk, OutputStream};
 
 /// What one read takes at most, in bytes: what a pipe holds.
 const READ_BYTES: usize = 64 * 1024;
+/// What one read takes as long as none was full; most programs write less.
+const SHORT_READ_BYTES: usize = 4096;
 
 /// Counts the bytes of both streams.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub(crate) async fn pump(
     limit: &OutputLimit,
     exceeded: impl Fn(),
 ) -> io::Result<()> {
-    let mut buffer = vec![0_u8; READ_BYTES];
+    let mut buffer = vec![0_u8; SHORT_READ_BYTES];
     let mut is_received = true;
     loop {
         let mut ready = pipe.readable().await?;
@@ -62,6 +64,9 @@ pub(crate) async fn pump(
         }
         if admitted < length {
             exceeded();
+        }
+        if length == buffer.len() {
+            buffer.resize(READ_BYTES, 0);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Version 1: a tree per controller. A thread enters the groups once, and all that it clones is born there.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ControlGroup, GroupUsage, keyed, mounted, number, own_directory, remove, set};
+use super::{ControlGroup, GroupUsage, mounted, own_directory, remove, set, value_of};
 
 /// The directories that groups are made in.
 #[derive(Debug)]
@@ -44,8 +45,7 @@ impl Trees {
                 Ok(()) | Err(_) => Ok(directory),
             }
         };
-        let mut group =
-            Group { directories: Vec::new(), memory: None, processes: None, cpu: None, limits: None, kills: 0 };
+        let mut group = Group::default();
         for (parent, place) in [
             (Some(&self.memory), &mut group.memory),
             (Some(&self.processes), &mut group.processes),
@@ -57,12 +57,32 @@ impl Trees {
                 group.directories.push(directory);
             }
         }
+        let memory = |name| group.memory.as_deref().and_then(|directory| open(directory, name));
+        let (peak, kill_counter) = (memory("memory.max_usage_in_bytes"), memory("memory.oom_control"));
+        (group.peak, group.kill_counter) = (peak, kill_counter);
+        group.cpu_counter = group.cpu.as_deref().and_then(|directory| open(directory, "cpuacct.usage"));
         Ok(group)
     }
 }
 
+/// A counter, kept open because it is needed at every start.
+fn open(directory: &Path, name: &str) -> Option<File> {
+    OpenOptions::new().read(true).write(true).open(directory.join(name)).ok()
+}
+
+fn reset(counter: Option<&File>) -> io::Result<()> {
+    counter.map_or(Ok(()), |counter| counter.write_all_at(b"0", 0))
+}
+
+/// What a counter says; these files are short.
+fn read(counter: Option<&File>) -> Option<String> {
+    let mut bytes = [0; 256];
+    let length = counter?.read_at(&mut bytes, 0).ok()?;
+    Some(String::from_utf8_lossy(bytes.get(..length)?).into_owned())
+}
+
 /// A group in every tree.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Group {
     directories: Vec<PathBuf>,
     memory: Option<PathBuf>,
@@ -72,11 +92,14 @@ pub(super) struct Group {
     limits: Option<(u64, u32)>,
     /// The kernel's counter when the present use began.
     kills: u64,
+    peak: Option<File>,
+    kill_counter: Option<File>,
+    cpu_counter: Option<File>,
 }
 
 impl Group {
     fn kills(&self) -> u64 {
-        self.memory.as_ref().and_then(|directory| keyed(directory, "memory.oom_control", "oom_kill")).unwrap_or(0)
+        read(self.kill_counter.as_ref()).and_then(|text| value_of(&text, "oom_kill")).unwrap_or(0)
     }
 
     fn set_limits(&self, memory_bytes: u64, processes: u32) -> io::Result<()> {
@@ -110,19 +133,15 @@ impl ControlGroup for Group {
             self.set_limits(memory_bytes, processes)?;
             self.limits = Some((memory_bytes, processes));
         }
-        if let Some(memory) = &self.memory {
-            set(memory, "memory.max_usage_in_bytes", 0)?;
-        }
-        if let Some(cpu) = &self.cpu {
-            set(cpu, "cpuacct.usage", 0)?;
-        }
+        reset(self.peak.as_ref())?;
+        reset(self.cpu_counter.as_ref())?;
         self.kills = self.kills();
         Ok(())
     }
 
     fn usage(&self) -> GroupUsage {
-        let peak = self.memory.as_ref().and_then(|directory| number(directory, "memory.max_usage_in_bytes"));
-        let cpu = self.cpu.as_ref().and_then(|directory| number(directory, "cpuacct.usage"));
+        let number = |counter: &Option<File>| read(counter.as_ref())?.trim().parse().ok();
+        let (peak, cpu) = (number(&self.peak), number(&self.cpu_counter));
         GroupUsage {
             memory_peak_bytes: peak.unwrap_or(0),
             cpu: cpu.map(Duration::from_nanos),

@@ -1,11 +1,72 @@
 //! How programs end that do not end by themselves.
 
-use std::time::Duration;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use muster_environment::{Environment, ExitStatus, KillReason, KillSwitch};
 use tokio::sync::mpsc;
 
 use crate::support::{Place, is_root, program, shell};
+
+/// Names the processes of a job, and says that nobody will pull the switch.
+const MARKER: &str = "MUSTER_KILLS_MARKER";
+/// How long the kernel may take to start or to kill a few processes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Processes of the whole machine with a marker among their arguments.
+fn marked(marker: &str) -> usize {
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let arguments = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    arguments.filter(|arguments| String::from_utf8_lossy(arguments).contains(marker)).count()
+}
+
+/// Waits for the number of marked processes to be right.
+fn wait_for(marker: &str, is_right: impl Fn(usize) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_right(marked(marker)) {
+        assert!(Instant::now() < deadline, "there are {} processes", marked(marker));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_program_takes_its_daemons_with_it() {
+    let given = std::env::var(MARKER).ok();
+    let marker = given.clone().unwrap_or_else(|| format!("600.1{:010}", std::process::id()));
+    let place = Place::new();
+    let switch = KillSwitch::default();
+    if given.is_none() {
+        let (puller, marker) = (switch.clone(), marker.clone());
+        std::thread::spawn(move || {
+            wait_for(&marker, |count| count >= 2);
+            puller.pull();
+        });
+    }
+    let script = format!("setsid sleep {marker} & setsid sleep {marker} & sleep {marker}");
+    let (exit, _) = place.run_until(shell(&script), switch).await.expect("an exit");
+    assert_eq!(exit.killed, Some(KillReason::Requested));
+    assert_eq!(marked(&marker), 0, "all are dead when the exit is told");
+}
+
+#[test]
+fn nothing_survives_an_agent_that_is_killed() {
+    let marker = format!("600.2{:010}", std::process::id());
+    let place = Place::new();
+    let mut agent = Command::new(std::env::current_exe().expect("a program"))
+        .args(["--exact", "kills::a_killed_program_takes_its_daemons_with_it"])
+        .env(MARKER, &marker)
+        .env("TMPDIR", place.directory.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    wait_for(&marker, |count| count >= 2);
+    agent.kill().expect("it is ours");
+    agent.wait().expect("it is ours");
+    wait_for(&marker, |count| count == 0);
+    // The next driver removes the control groups of the dead one.
+    drop(Place::new());
+}
 
 #[tokio::test]
 async fn exit_codes_and_signals_are_told_faithfully() {
