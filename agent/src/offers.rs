@@ -35,11 +35,13 @@ impl Offered {
             let mut found =
                 Self { environments: Vec::new(), offer: Offer { properties, ..Offer::default() }, owner: None };
             let mut refused = None;
+            // Bare hosts have a base too: it is what their programs see, so that it belongs into the keys of their results.
+            let base = match known_base {
+                Some(base) => base,
+                None => HostBase::identify(&base_config).map_err(AgentError::Base)?,
+            };
+            found.offer.bases.push(base.base());
             if wanted.contains(&EnvironmentKind::Sandbox) {
-                let base = match known_base {
-                    Some(base) => base,
-                    None => HostBase::identify(&base_config).map_err(AgentError::Base)?,
-                };
                 let sandbox = |directory: PathBuf| {
                     let shared = SandboxConfig::new(directory);
                     SandboxEnvironment::new(SandboxConfig { base_roots: base.roots.clone(), ..shared })
@@ -49,7 +51,6 @@ impl Offered {
                 match ready(made) {
                     Ok(sandbox) => {
                         found.owner = sandbox.owner();
-                        found.offer.bases.push(base.base());
                         found.environments.push(Arc::new(sandbox));
                     }
                     Err(error) => refused = Some(error),

@@ -75,7 +75,7 @@ impl Runs for Service {
     async fn watch_run(&self, request: Request<WatchRunRequest>) -> Result<Response<Events>, Status> {
         let from = request.into_inner().from_sequence;
         let watch = {
-            let mut watched = self.watched_from.lock().unwrap();
+            let mut watched = self.watched_from.lock().expect("nobody panicked with it");
             watched.push(from);
             watched.len() - 1
         };
@@ -144,8 +144,8 @@ pub(crate) struct Scripted {
 impl Scripted {
     /// Starts one on a free port.
     pub(crate) async fn start(script: Script) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
         let watched_from = Arc::default();
         let cancelled = Arc::default();
         let service = || Service {
@@ -157,18 +157,18 @@ impl Scripted {
             .add_service(RunsServer::new(service()))
             .add_service(StatusServer::new(service()))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        let task = tokio::spawn(async move { server.await.unwrap() });
+        let task = tokio::spawn(async move { server.await.expect("the server ends when it is asked to") });
         Self { url, watched_from, task }
     }
 
     /// A client of it.
     pub(crate) async fn client(&self) -> Client {
-        Client::connect(&self.url).await.unwrap()
+        Client::connect(&self.url).await.expect("the script listens")
     }
 
     /// The sequence numbers that watches were asked to begin at.
     pub(crate) fn watched_from(&self) -> Vec<u64> {
-        self.watched_from.lock().unwrap().clone()
+        self.watched_from.lock().expect("nobody panicked with it").clone()
     }
 }
 
@@ -187,7 +187,7 @@ pub(crate) async fn muster(arguments: &[&str]) -> (i32, String, String) {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = child.await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let output = child.await.expect("the program ends");
+    let text = |bytes| String::from_utf8(bytes).expect("output is text");
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
