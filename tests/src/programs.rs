@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -24,7 +25,12 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// What is remembered of this machine's files between tests: identifying a base for the first time takes seconds.
 fn shared_cache() -> PathBuf {
-    binary("muster").with_file_name("test-cache")
+    let cache = binary("muster").with_file_name("test-cache");
+    // Closed to others as homes are: what a sandbox is made from is opened with the agent's rights, not with those of the program inside.
+    match std::fs::DirBuilder::new().mode(0o700).create(&cache) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{}: {error}", cache.display()),
+        _ => cache,
+    }
 }
 
 /// A copy of a fixture project, and a place for data beside it; both are removed when it is dropped.

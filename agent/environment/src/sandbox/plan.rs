@@ -152,6 +152,7 @@ impl Builder<'_> {
         // With the agent's own rights: its directories need not be open to the id that the program runs under.
         let skeleton_root = self.directory(&self.host.skeleton.root(shape.with_base))?;
         let mount_point = self.directory(&self.host.skeleton.mount_point())?;
+        let devices = self.directory(&self.host.skeleton.devices())?;
         let mut root_lower = Vec::new();
         for place in shown_at(layers, Path::new("/")) {
             root_lower.push(self.directory(&place)?);
@@ -176,7 +177,7 @@ impl Builder<'_> {
             let mount = self.overlay(lower, &format!("part-{index}"))?;
             self.mounts.push((mount, overlay.mount_path.clone()));
         }
-        self.own_file_systems()?;
+        self.own_file_systems(devices)?;
         self.pivot(root);
         for overlay in &overlays {
             self.make_directories(&overlay.mount_path)?;
@@ -369,8 +370,11 @@ impl Builder<'_> {
     }
 
     /// `/dev`, `/proc` and what is in them; never anything that a layer brings.
-    fn own_file_systems(&mut self) -> Result<(), EnvironmentError> {
-        let devices = self.tree(&self.host.skeleton.devices(), 0)?;
+    fn own_file_systems(&mut self, devices: i32) -> Result<(), EnvironmentError> {
+        let empty = self.script.text("");
+        let flags = OPEN_TREE_CLONE.cast_signed() | libc::O_CLOEXEC | libc::AT_EMPTY_PATH;
+        self.script.call("make /dev", libc::SYS_open_tree, [devices.into(), empty, flags.into()]);
+        let devices = self.script.keep();
         let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
         self.set_attributes("make /dev read-only".into(), devices, attributes, 0);
         self.mounts.push((devices, "/dev".into()));
