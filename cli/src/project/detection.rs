@@ -1,6 +1,7 @@
 //! Which suites a project has, from `muster.toml` and from what the frameworks themselves look for.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use muster_model::platform::{EnvironmentKind, Properties, Requirements};
@@ -57,7 +58,10 @@ impl Suite {
 
 /// See [`super::detect`].
 pub(super) fn detect(path: &Path, options: &ProjectOptions) -> Result<Project, ProjectError> {
-    let root = fs::canonicalize(path).map_err(file_error("open", path))?;
+    let root = fs::canonicalize(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ProjectError::NoProject { path: path.into() },
+        _ => file_error("open", path)(error),
+    })?;
     let root = if root.is_file() { root.parent().unwrap_or(Path::new("/")).to_owned() } else { root };
     let configuration = Configuration::read(&root)?;
     let mut suites = found_suites(&root, &configuration, options);
