@@ -32,10 +32,7 @@ impl LeaseCheck {
     /// another agent, and never while a recalled lease has not been answered; or the agent has no room (I7).
     pub(super) fn opened(&mut self, epoch: Epoch, agent: AgentId, slots: u32, content: &Content) {
         assert!(!self.closed.contains(&epoch) && !self.open.contains_key(&epoch), "epoch {epoch} was used before");
-        let cases: Vec<CaseName> = match &content.work {
-            Work::Discover => Vec::new(),
-            Work::Cases { cases, .. } => cases.iter().map(|&case| (content.run, content.target, case)).collect(),
-        };
+        let cases = cases_of(content);
         for case in &cases {
             let epochs = self.by_case.entry(*case).or_default();
             for other in epochs.iter() {
@@ -76,13 +73,27 @@ impl LeaseCheck {
         self.closed.contains(&epoch)
     }
 
-    /// After a crash of the coordinator: only what its ledger holds open is open.
-    pub(super) fn keep_only(&mut self, open: &BTreeSet<Epoch>) {
-        let gone: Vec<Epoch> = self.open.keys().copied().filter(|epoch| !open.contains(epoch)).collect();
-        for epoch in gone {
-            self.closed(epoch);
-        }
+    /// After a crash of the coordinator: what its ledger holds open is open, also what it was about to close when it lost its power, and
+    /// nothing else is.
+    pub(super) fn restore(&mut self, open: &BTreeMap<Epoch, (AgentId, Content)>) {
+        self.closed.extend(std::mem::take(&mut self.open).into_keys());
+        self.closed.retain(|epoch| !open.contains_key(epoch));
+        self.by_case.clear();
         self.recalled.clear();
+        for (&epoch, (agent, content)) in open {
+            let cases = cases_of(content);
+            for case in &cases {
+                self.by_case.entry(*case).or_default().insert(epoch);
+            }
+            self.open.insert(epoch, (*agent, cases));
+        }
+    }
+}
+
+fn cases_of(content: &Content) -> Vec<CaseName> {
+    match &content.work {
+        Work::Discover => Vec::new(),
+        Work::Cases { cases, .. } => cases.iter().map(|&case| (content.run, content.target, case)).collect(),
     }
 }
 

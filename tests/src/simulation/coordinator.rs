@@ -100,7 +100,7 @@ impl Coordinator {
         // The real coordinator reserves epochs in blocks that are durable before they are used.
         let first = self.generation * EPOCHS_PER_GENERATION;
         let mut scheduler = Scheduler::new(config, Epoch(first));
-        self.leases.keep_only(&state.open.keys().copied().collect());
+        self.leases.restore(&state.open);
         for &run in state.runs.iter().filter(|run| !state.finished.contains_key(run)) {
             let planned = &plans[run.0 as usize];
             let discovered = |target: usize| state.discovered.contains(&(run, TargetIndex(target as u32)));
