@@ -101,6 +101,10 @@ impl Coordinator {
         let first = self.generation * EPOCHS_PER_GENERATION;
         let mut scheduler = Scheduler::new(config, Epoch(first));
         self.leases.restore(&state.open);
+        // A run whose end was durable and not yet told: its watchers read it from the ledger.
+        for (&run, &outcome) in &state.finished {
+            self.published.entry(run).or_insert((outcome, 0));
+        }
         for &run in state.runs.iter().filter(|run| !state.finished.contains_key(run)) {
             let planned = &plans[run.0 as usize];
             let discovered = |target: usize| state.discovered.contains(&(run, TargetIndex(target as u32)));

@@ -139,13 +139,30 @@ impl World {
                 break;
             }
             let deadline = Instant::default() + self.plan.calm_at + CALM_TIME_MAX;
-            assert!(next < deadline, "I6: not everything has ended {} s after the faults", CALM_TIME_MAX.as_secs());
+            assert!(next < deadline, "I6: {} s after the faults {}", CALM_TIME_MAX.as_secs(), self.unfinished());
             self.history.steps += 1;
             assert!(self.history.steps < STEPS_MAX, "I6: a loop without end");
             self.now = self.now.max(next);
             self.step();
         }
         self.assert_rest();
+    }
+
+    /// What has not ended, for the message of a failure.
+    fn unfinished(&self) -> String {
+        let ledger = self.coordinator.ledger.state();
+        let open = self
+            .plan
+            .runs
+            .iter()
+            .enumerate()
+            .filter(|(run, _)| !self.coordinator.published.contains_key(&RunId(*run as u64)));
+        let text = open.map(|(run, planned)| {
+            let decided = ledger.decided.keys().filter(|case| case.0.0 == run as u64).count();
+            let cases: usize = planned.targets.iter().map(|target| target.cases.len()).sum();
+            format!("run {run} is open with {decided} of {cases} cases decided")
+        });
+        text.collect::<Vec<_>>().join(", ")
     }
 
     /// The earliest of what is queued and what the machines wait for.
