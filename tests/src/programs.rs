@@ -16,11 +16,12 @@ use tempfile::TempDir;
 ///
 /// When the binary is not there: `cargo test -p muster-tests` alone does not build it, `scripts/test` does.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a running program has a path");
-    let place = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
-    let binary = place.join(name);
-    assert!(binary.exists(), "{} is not built; hint: cargo build --workspace --bins", binary.display());
-    binary
+    let running = std::env::current_exe().expect("a running program has a path");
+    // Programs lie in target/PROFILE, tests in target/PROFILE/deps.
+    let mut places = running.ancestors().skip(1).take(2).map(|place| place.join(name));
+    places
+        .find(|binary| binary.exists())
+        .unwrap_or_else(|| panic!("{name} is not built; hint: cargo build --workspace --bins"))
 }
 
 /// What is remembered of this machine's files between tests: identifying a base for the first time takes seconds.

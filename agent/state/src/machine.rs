@@ -228,10 +228,6 @@ impl Machine {
         self.connected = true;
         self.drain_reported = false;
         self.report_due = self.now;
-        #[cfg(feature = "planted-bugs")]
-        if self.config.planted == Some(crate::PlantedBug::DropReportsAtReconnect) {
-            return;
-        }
         for phase in self.attempts.values_mut() {
             if let Phase::Finished { sent } = phase {
                 *sent = None;
@@ -424,10 +420,6 @@ impl Machine {
 
     /// When the oldest report that was sent and not acknowledged is sent again.
     fn resend_time(&self) -> Option<Instant> {
-        #[cfg(feature = "planted-bugs")]
-        if self.config.planted == Some(crate::PlantedBug::DropReportsAtReconnect) {
-            return None;
-        }
         if !self.connected || self.spooled == 0 {
             return None;
         }

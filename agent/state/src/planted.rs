@@ -11,8 +11,6 @@ pub enum PlantedBug {
     NeverSelfFence,
     /// A killed attempt is reported as finished.
     ReportKilledAsFinished,
-    /// Reports that were sent on a connection are not sent on the next one.
-    DropReportsAtReconnect,
     /// A recalled attempt is given back although it runs.
     ReturnStarted,
     /// An attempt that the coordinator does not want any more is left running.
@@ -25,12 +23,11 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// Every one of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::ForgetBeforeAcknowledged,
         Self::StartEndedAgain,
         Self::NeverSelfFence,
         Self::ReportKilledAsFinished,
-        Self::DropReportsAtReconnect,
         Self::ReturnStarted,
         Self::IgnoreWithdrawal,
         Self::ExceedSlots,
