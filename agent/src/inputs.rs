@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use muster_cache::{BlobStore, DiskConfig, DiskStore, ReadThrough, RemoteStore, StagedTree, Stager};
+use muster_cache::{BlobStore, DiskConfig, DiskStore, Ground, ReadThrough, RemoteStore, StagedTree, Stager};
 use muster_environment::StagedLayer;
 use muster_model::spec::TargetSpec;
 use muster_model::{Digest, limits};
@@ -127,7 +127,7 @@ impl Inputs for CachedInputs {
 
     async fn stage(&self, target: &TargetSpec) -> Result<StagedInputs, InputError> {
         let staging = target.layers.iter().map(|layer| async move {
-            let staged = self.stager.stage(&layer.root, &self.blobs).await;
+            let staged = self.stager.stage(&layer.root, Ground::Shared, &self.blobs).await;
             staged.map_err(|source| InputError::Store { what: format!("layer {}", layer.purpose), source })
         });
         let trees = futures_util::future::try_join_all(staging).await?;
@@ -140,10 +140,15 @@ impl Inputs for CachedInputs {
         for (layer, tree) in target.layers.iter().zip(&trees) {
             inputs.fetched_bytes += tree.stats().fetched_bytes;
             inputs.reused_bytes += tree.stats().reused_bytes;
-            let (directory, mount_path) = (tree.path().to_owned(), PathBuf::from(&layer.mount_path));
-            inputs.layers.push(StagedLayer { directory, mount_path });
+            inputs.layers.extend(staged_layers(tree, &layer.mount_path));
         }
         inputs.trees = trees;
         Ok(inputs)
     }
+}
+
+/// A staged tree as what an environment is made from.
+fn staged_layers(tree: &StagedTree, mount_path: &str) -> impl Iterator<Item = StagedLayer> {
+    let of = move |directory: &PathBuf| StagedLayer { directory: directory.clone(), mount_path: mount_path.into() };
+    tree.directories().iter().map(of)
 }

@@ -25,7 +25,7 @@ pub use error::StoreError;
 pub use hash::digest_of;
 pub use read_through::{Fetch, FetchStats, ReadThrough};
 pub use remote::{RemoteStore, UploadSource, UploadStats};
-pub use stage::{StagedTree, Stager};
+pub use stage::{Ground, StagedTree, Stager};
 
 /// Blobs by digest.
 #[async_trait]

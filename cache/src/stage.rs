@@ -62,20 +62,29 @@ struct Figures {
     bytes: u64,
 }
 
+/// What lies beneath the place where a staged tree is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ground {
+    /// Nothing: what the tree has not is not there.
+    Bare,
+    /// Other layers or a base, which must be seen wherever the tree has nothing.
+    Shared,
+}
+
 /// A staged tree, which stays while this exists.
 #[derive(Debug)]
 #[must_use = "the tree may go when this is dropped"]
 pub struct StagedTree {
     stager: Arc<Stager>,
     root: Digest,
-    path: PathBuf,
+    directories: Vec<PathBuf>,
     stats: FetchStats,
 }
 
 impl StagedTree {
-    /// The directory. Nobody may write to what is in it.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The directories that make the tree when they are overlaid in this order, the lowest first. Nobody may write to what is in them.
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
     }
 
     /// The tree's digest.
@@ -124,12 +133,17 @@ impl Stager {
         Ok(Arc::new(stager))
     }
 
-    /// The tree of `root` as a directory: the staged one, or a new one of blobs that `fetcher` brings into the store.
+    /// The tree of `root` as directories: the staged ones, or new ones of blobs that `fetcher` brings into the store.
     ///
     /// # Errors
     ///
     /// [`StoreError::Tree`] when the tree is not canonical or passes a limit, otherwise what `fetcher` and the store say.
-    pub async fn stage(self: &Arc<Self>, root: &Digest, fetcher: &dyn Fetch) -> Result<StagedTree, StoreError> {
+    pub async fn stage(
+        self: &Arc<Self>,
+        root: &Digest,
+        _ground: Ground,
+        fetcher: &dyn Fetch,
+    ) -> Result<StagedTree, StoreError> {
         loop {
             if let Some(tree) = self.staged(root) {
                 return Ok(tree);
@@ -155,7 +169,12 @@ impl Stager {
         staged.users += 1;
         let stats = FetchStats { reused_bytes: staged.figures.bytes, ..FetchStats::default() };
         drop(trees);
-        Some(StagedTree { stager: self.clone(), root: *root, path: self.tree_path(root).join("root"), stats })
+        Some(StagedTree {
+            stager: self.clone(),
+            root: *root,
+            directories: vec![self.tree_path(root).join("root")],
+            stats,
+        })
     }
 
     async fn make(self: &Arc<Self>, root: &Digest, fetcher: &dyn Fetch) -> Result<StagedTree, StoreError> {
@@ -177,7 +196,12 @@ impl Stager {
         trees.bytes = trees.bytes.saturating_add(figures.bytes);
         trees.staged.insert(*root, Staged { figures, users: 1, used: 0, _lease: Some(lease) });
         drop(trees);
-        Ok(StagedTree { stager: self.clone(), root: *root, path: self.tree_path(root).join("root"), stats })
+        Ok(StagedTree {
+            stager: self.clone(),
+            root: *root,
+            directories: vec![self.tree_path(root).join("root")],
+            stats,
+        })
     }
 
     /// Brings all blobs of a tree into the store and leases them.

@@ -34,6 +34,7 @@ fn specification() -> EnvironmentSpec {
         processes: 64,
         output_bytes: 1 << 20,
         collect: Vec::new(),
+        collector: None,
     }
 }
 

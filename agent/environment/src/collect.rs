@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Component, Path, PathBuf};
 
 use muster_model::limits::RESULT_FILE_BYTES_MAX;
+
+use crate::Collector;
 
 /// A directory of a dead environment that is still held open, and the path that it had inside.
 #[derive(Debug)]
@@ -14,13 +16,46 @@ pub(crate) struct Root {
     pub(crate) directory: OwnedFd,
 }
 
+/// The files of an environment in which nothing runs any more, held open until it is cleaned.
+#[derive(Debug)]
+pub struct Remains<'a> {
+    roots: &'a [Root],
+}
+
+impl Remains<'_> {
+    /// The directory to start from on the way to an absolute path of the program's, and the rest of the way; `None` when the path is not a
+    /// clean absolute one. The descriptor may be one that only names the directory (`O_PATH`). Whatever lies beneath was made by the
+    /// program: no component of the rest may be followed as a link.
+    pub fn locate(&self, path: &Path) -> Option<(BorrowedFd<'_>, PathBuf)> {
+        let is_clean = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !is_clean || !path.is_absolute() {
+            return None;
+        }
+        let (root, relative) = deepest(self.roots, path)?;
+        Some((root.directory.as_fd(), relative.components().collect()))
+    }
+}
+
+/// Does what a specification asks for after death: reads the files back and lets the collector look.
+pub(crate) fn collect_all(roots: &[Root], files: &[PathBuf], collector: Option<&Collector>) -> Vec<(PathBuf, Vec<u8>)> {
+    if let Some(collector) = collector {
+        collector.look(&Remains { roots });
+    }
+    collect(roots, files)
+}
+
+/// The mount that holds a path, and the way from its top.
+fn deepest<'a, 'b>(roots: &'a [Root], path: &'b Path) -> Option<(&'a Root, &'b Path)> {
+    let holding = roots.iter().filter(|root| path.starts_with(&root.path));
+    let root = holding.max_by_key(|root| root.path.components().count())?;
+    Some((root, path.strip_prefix(&root.path).ok()?))
+}
+
 /// Reads those of the files that are regular, not too large and reached without a link.
-pub(crate) fn collect(roots: &[Root], files: &[PathBuf]) -> Vec<(PathBuf, Vec<u8>)> {
+fn collect(roots: &[Root], files: &[PathBuf]) -> Vec<(PathBuf, Vec<u8>)> {
     let mut collected = Vec::new();
     for file in files {
-        let holding = roots.iter().filter(|root| file.starts_with(&root.path));
-        let Some(root) = holding.max_by_key(|root| root.path.components().count()) else { continue };
-        let Ok(relative) = file.strip_prefix(&root.path) else { continue };
+        let Some((root, relative)) = deepest(roots, file) else { continue };
         match read_beneath(root.directory.as_raw_fd(), relative) {
             Ok(bytes) => collected.push((file.clone(), bytes)),
             Err(error) => tracing::debug!(%error, file = %file.display(), "not collected"),

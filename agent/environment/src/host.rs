@@ -20,7 +20,7 @@ use muster_model::platform::EnvironmentKind;
 use tokio::sync::mpsc;
 
 use self::place::Scratch;
-use crate::collect::{Root, collect};
+use crate::collect::{Root, collect_all};
 use crate::kill::Killed;
 use crate::output::{OutputLimit, pipe, pump, watch};
 use crate::owned::OwnedDirectory;
@@ -169,10 +169,10 @@ fn start(
 
 /// Reads back the files asked for and removes the scratch directory.
 async fn collect_and_clean(mut place: Place) -> Result<Vec<(std::path::PathBuf, Vec<u8>)>, EnvironmentError> {
-    let wanted = std::mem::take(&mut place.spec.collect);
+    let (wanted, collector) = (std::mem::take(&mut place.spec.collect), place.spec.collector.take());
     let collected = tokio::task::spawn_blocking(move || {
         let root = place.scratch.open_root().map(|directory| Root { path: "/".into(), directory });
-        let collected = root.map(|root| collect(&[root], &wanted));
+        let collected = root.map(|root| collect_all(&[root], &wanted, collector.as_ref()));
         drop(place);
         collected
     });

@@ -22,12 +22,13 @@ use muster_model::platform::EnvironmentKind;
 use tokio::sync::mpsc;
 
 pub use base::{BaseConfig, BaseError, HostBase};
+pub use collect::Remains;
 pub use error::EnvironmentError;
 pub use host::{HostConfig, HostEnvironment};
 pub use sandbox::{SandboxConfig, SandboxEnvironment};
 pub use spec::{
-    EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk, OutputStream, Readiness, ResourceUsage,
-    StagedLayer,
+    Collector, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk, OutputStream, Readiness,
+    ResourceUsage, StagedLayer,
 };
 
 /// A place that is made and not used yet. Dropping it cleans it up.

@@ -29,7 +29,7 @@ use self::child::{Kind, ROOTS_MAX, Report, START};
 use self::plan::{Host, Plan, Shape, make_plan};
 use self::skeleton::Skeleton;
 use self::slot::{FirstProcess, FreeSlots, Slot, Start};
-use crate::collect::{Root, collect};
+use crate::collect::{Root, collect_all};
 use crate::groups::Groups;
 use crate::kill::Killed;
 use crate::output::{OutputLimit, pipe, pump, watch};
@@ -376,11 +376,12 @@ impl Place {
             Some(report) if report.kind == Kind::StartFailed as u32 => return Err(self.start_error(report)),
             _ => (ExitStatus::Signal(9), 0, execution),
         };
-        let collected = if self.spec.collect.is_empty() {
+        let collected = if self.spec.collect.is_empty() && self.spec.collector.is_none() {
             Vec::new()
         } else {
             let (roots, files) = (std::mem::take(&mut self.roots), std::mem::take(&mut self.spec.collect));
-            tokio::task::spawn_blocking(move || collect(&roots, &files))
+            let collector = self.spec.collector.take();
+            tokio::task::spawn_blocking(move || collect_all(&roots, &files, collector.as_ref()))
                 .await
                 .map_err(|error| step("collect files", io::Error::other(error)))?
         };

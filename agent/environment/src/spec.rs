@@ -1,17 +1,22 @@
 //! What an environment is made from, and what became of it.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use muster_model::spec::CommandSpec;
 use tokio::sync::watch;
 
+use crate::collect::Remains;
+
 /// A layer that is a directory on this machine now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StagedLayer {
-    /// The directory; never written to.
+    /// The directory; never written to. A character device with the number 0/0 in it hides the name from the layers beneath, as in every
+    /// overlay.
     pub directory: PathBuf,
-    /// The absolute path that it is shown at; `/` is usual.
+    /// The absolute path that it is shown at; `/` is usual. Several may be shown at one path.
     pub mount_path: PathBuf,
 }
 
@@ -32,6 +37,30 @@ pub struct EnvironmentSpec {
     pub output_bytes: u64,
     /// Absolute paths of files to read back when everything inside is dead; missing ones are left out, links are not followed.
     pub collect: Vec<PathBuf>,
+    /// Takes what else is wanted, after that.
+    pub collector: Option<Collector>,
+}
+
+/// Looks at the files of an environment when everything inside is dead and nothing is cleaned yet. Called once, on a thread that may block,
+/// however the program ended; what it finds it keeps to itself. The environment is cleaned when it returns.
+#[derive(Clone)]
+pub struct Collector(Arc<dyn Fn(&Remains<'_>) + Send + Sync>);
+
+impl Collector {
+    /// One that does `look`.
+    pub fn new(look: impl Fn(&Remains<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+
+    pub(crate) fn look(&self, remains: &Remains<'_>) {
+        (self.0)(remains);
+    }
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Collector").finish_non_exhaustive()
+    }
 }
 
 /// Which of the two.
@@ -110,12 +139,12 @@ pub struct Readiness {
 /// A switch that kills a program, pulled from anywhere, any number of times.
 #[derive(Clone, Debug)]
 pub struct KillSwitch {
-    sender: std::sync::Arc<watch::Sender<bool>>,
+    sender: Arc<watch::Sender<bool>>,
 }
 
 impl Default for KillSwitch {
     fn default() -> Self {
-        Self { sender: std::sync::Arc::new(watch::Sender::new(false)) }
+        Self { sender: Arc::new(watch::Sender::new(false)) }
     }
 }
 

@@ -72,6 +72,7 @@ impl Place {
             processes: or_default(wanted.processes, limits::ENVIRONMENT_PROCESSES_DEFAULT),
             output_bytes: or_default(wanted.output_bytes, limits::ENVIRONMENT_OUTPUT_BYTES_DEFAULT),
             collect: command.collect.into_iter().map(PathBuf::from).collect(),
+            collector: None,
         };
         self.environment.prepare(spec).await
     }

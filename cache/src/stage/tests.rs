@@ -78,10 +78,10 @@ async fn a_tree_is_made_once_whoever_asks() {
     let world = world(1 << 20);
     let (tree, origin) = tree_of(&world, 1, 10_000);
     let stager = world.stager();
-    let calls = (0..8).map(|_| stager.stage(&tree.root, &origin));
+    let calls = (0..8).map(|_| stager.stage(&tree.root, Ground::Bare, &origin));
     let staged = futures_util::future::try_join_all(calls).await.unwrap();
-    check(staged[0].path(), 1, 10_000);
-    assert!(staged.iter().all(|tree| tree.path() == staged[0].path()));
+    check(&staged[0].directories()[0], 1, 10_000);
+    assert!(staged.iter().all(|tree| tree.directories() == staged[0].directories()));
     // Two levels of directories, and the files.
     assert_eq!(origin.asked.load(Ordering::Relaxed), 3);
 }
@@ -90,14 +90,14 @@ async fn a_tree_is_made_once_whoever_asks() {
 async fn a_tree_stays_over_restarts_of_the_process_but_not_of_the_machine() {
     let world = world(1 << 20);
     let (tree, origin) = tree_of(&world, 1, 10_000);
-    drop(world.stager().stage(&tree.root, &origin).await.unwrap());
+    drop(world.stager().stage(&tree.root, Ground::Bare, &origin).await.unwrap());
     let nobody = Origin { store: world.store.clone(), blobs: HashMap::new(), asked: AtomicUsize::new(0) };
     fs::create_dir_all(world.folder.path().join("staged/partial/7/root")).unwrap();
-    let again = world.stager().stage(&tree.root, &nobody).await.unwrap();
-    check(again.path(), 1, 10_000);
+    let again = world.stager().stage(&tree.root, Ground::Bare, &nobody).await.unwrap();
+    check(&again.directories()[0], 1, 10_000);
     assert_eq!(fs::read_dir(world.folder.path().join("staged/partial")).unwrap().count(), 0);
     fs::write(world.folder.path().join("staged/BOOT"), "another boot").unwrap();
-    let gone = world.stager().stage(&tree.root, &nobody).await;
+    let gone = world.stager().stage(&tree.root, Ground::Bare, &nobody).await;
     assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
 }
 
@@ -106,23 +106,23 @@ async fn unused_trees_give_way_and_used_ones_stay() {
     let world = world(130_000);
     let stager = world.stager();
     let (first, origin) = tree_of(&world, 1, 40_000);
-    let kept = stager.stage(&first.root, &origin).await.unwrap();
+    let kept = stager.stage(&first.root, Ground::Bare, &origin).await.unwrap();
     let mut paths = Vec::new();
     for seed in 2..6 {
         let (tree, origin) = tree_of(&world, seed, 10_000);
-        let staged = stager.stage(&tree.root, &origin).await.unwrap();
-        check(staged.path(), seed, 10_000);
-        paths.push(staged.path().to_path_buf());
+        let staged = stager.stage(&tree.root, Ground::Bare, &origin).await.unwrap();
+        check(&staged.directories()[0], seed, 10_000);
+        paths.push(staged.directories()[0].clone());
     }
-    check(kept.path(), 1, 40_000);
+    check(&kept.directories()[0], 1, 40_000);
     assert!(!paths[0].exists());
     let (too_much, origin) = tree_of(&world, 9, 60_000);
-    let refused = stager.stage(&too_much.root, &origin).await;
+    let refused = stager.stage(&too_much.root, Ground::Bare, &origin).await;
     assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:?}");
     assert_eq!(fs::read_dir(world.folder.path().join("staged/partial")).unwrap().count(), 0);
     drop(kept);
     // The large file takes room twice, once for each form.
-    check(stager.stage(&too_much.root, &origin).await.unwrap().path(), 9, 60_000);
+    check(stager.stage(&too_much.root, Ground::Bare, &origin).await.unwrap().directories()[0].as_path(), 9, 60_000);
 }
 
 #[tokio::test]
@@ -132,11 +132,11 @@ async fn a_blob_that_is_missing_or_hostile_stages_nothing() {
     let (tree, mut origin) = tree_of(&world, 1, 10_000);
     let large = Digest::of(&vec![1; 10_000]);
     origin.blobs.remove(&large);
-    let missing = stager.stage(&tree.root, &origin).await;
+    let missing = stager.stage(&tree.root, Ground::Bare, &origin).await;
     assert!(matches!(missing, Err(StoreError::NotFound(digest)) if digest == large), "{missing:?}");
     let hostile = Bytes::from_static(b"\x1a\x07\x0a\x02..\x12\x01x");
     origin.blobs.insert(Digest::of(&hostile), hostile.clone());
-    let refused = stager.stage(&Digest::of(&hostile), &origin).await;
+    let refused = stager.stage(&Digest::of(&hostile), Ground::Bare, &origin).await;
     assert!(matches!(refused, Err(StoreError::Tree { .. })), "{refused:?}");
     for folder in ["staged/trees", "staged/partial"] {
         assert_eq!(fs::read_dir(world.folder.path().join(folder)).unwrap().count(), 0);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use muster_cache::tree::TreeBuilder;
 use muster_cache::{
-    Blob, DiskConfig, DiskStore, Fetch, ReadThrough, RemoteStore, Stager, StoreError, UploadSource, digest_of,
+    Blob, DiskConfig, DiskStore, Fetch, Ground, ReadThrough, RemoteStore, Stager, StoreError, UploadSource, digest_of,
 };
 use muster_model::limits::{BATCH_BYTES_MAX, CHUNK_BYTES_MAX};
 use muster_model::{Digest, DigestFunction};
@@ -252,9 +252,9 @@ async fn a_tree_travels_from_a_client_to_an_agents_directory() {
     let local = fleet.local();
     let stager = Stager::open(local.clone(), fleet.folder.path().join("staged")).unwrap();
     let store = ReadThrough::new(local, fleet.remote());
-    let first = stager.stage(&tree.root, &store).await.unwrap();
+    let first = stager.stage(&tree.root, Ground::Bare, &store).await.unwrap();
     assert_eq!(first.stats().fetched_blobs, 4);
-    assert_eq!(std::fs::read(first.path().join("data/link")).unwrap(), file);
-    let second = stager.stage(&tree.root, &store).await.unwrap();
-    assert_eq!((second.path(), second.stats().fetched_blobs), (first.path(), 0));
+    assert_eq!(std::fs::read(first.directories()[0].join("data/link")).unwrap(), file);
+    let second = stager.stage(&tree.root, Ground::Bare, &store).await.unwrap();
+    assert_eq!((second.directories(), second.stats().fetched_blobs), (first.directories(), 0));
 }

@@ -20,6 +20,7 @@ async fn run_script(script: &str, collect: &[&str]) -> (Exit, String) {
         processes: 64,
         output_bytes: 1000,
         collect: collect.iter().map(Into::into).collect(),
+        collector: None,
     };
     let prepared = driver.prepare(spec).await.expect("a place");
     let (sender, mut receiver) = mpsc::channel(16);

@@ -119,13 +119,33 @@ fn is_real_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// Directories of `layers` that are shown at `path`, topmost first.
+/// Directories of `layers` that are shown at `path`, topmost first. What is not a directory hides the ones beneath it.
 fn shown_at(layers: &[(PathBuf, PathBuf)], path: &Path) -> Vec<PathBuf> {
-    let inside = |(directory, mount_path): &(PathBuf, PathBuf)| {
-        let place = directory.join(path.strip_prefix(mount_path).ok()?);
-        is_real_directory(&place).then_some(place)
-    };
-    layers.iter().rev().filter_map(inside).collect()
+    let mut shown = Vec::new();
+    for (directory, mount_path) in layers.iter().rev() {
+        let Ok(inside) = path.strip_prefix(mount_path) else { continue };
+        match look_inside(directory, inside) {
+            Some(true) => shown.push(directory.join(inside)),
+            Some(false) => break,
+            None => {}
+        }
+    }
+    shown
+}
+
+/// Whether a path in a layer is a directory; `None` when there is nothing. A link, a file or a whiteout on the way is none and is not
+/// followed: it would lead out of the layer.
+fn look_inside(directory: &Path, inside: &Path) -> Option<bool> {
+    let mut place = directory.to_path_buf();
+    for part in inside.components() {
+        place.push(part);
+        match fs::symlink_metadata(&place) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Some(false),
+            Err(_) => return None,
+        }
+    }
+    is_real_directory(&place).then_some(true)
 }
 
 struct Builder<'a> {

@@ -46,6 +46,7 @@ fn probe(driver: &SandboxEnvironment) -> Result<ExitStatus, EnvironmentError> {
         processes: PROBE_PROCESSES,
         output_bytes: PROBE_OUTPUT_BYTES,
         collect: Vec::new(),
+        collector: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| super::step("start a runtime", error))?;

@@ -15,6 +15,7 @@ fn shell(script: &str) -> EnvironmentSpec {
         processes: 64,
         output_bytes: 1 << 20,
         collect: Vec::new(),
+        collector: None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod kills;
 mod leftovers;
 mod probes;
+mod remains;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;

@@ -102,6 +102,7 @@ pub(crate) fn program(arguments: &[&str]) -> EnvironmentSpec {
         processes: 128,
         output_bytes: 1024 * 1024,
         collect: Vec::<PathBuf>::new(),
+        collector: None,
     }
 }
 
