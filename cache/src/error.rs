@@ -60,6 +60,9 @@ pub enum StoreError {
     /// The index said no.
     #[error("the cache's index failed")]
     Index(#[from] rusqlite::Error),
+    /// Another part of the same batch says what was wrong with all of it.
+    #[error("the batch failed: {0}")]
+    Batch(String),
     /// The peer said no.
     #[error("the remote store answered {}", .0.code())]
     Remote(#[source] Box<tonic::Status>),

@@ -9,6 +9,7 @@ mod disk;
 mod error;
 mod hash;
 mod read_through;
+mod record;
 mod remote;
 mod singleflight;
 mod stage;
@@ -20,10 +21,13 @@ use muster_model::Digest;
 use muster_model::key::ActionKey;
 
 pub use blob::Blob;
-pub use disk::{DiskConfig, DiskStats, DiskStore, Lease};
+pub use disk::{
+    BlobEntry, BlobPage, Collected, DiskConfig, DiskStats, DiskStore, DivergentPage, Lease, RecordEntry, RecordPage,
+};
 pub use error::StoreError;
 pub use hash::digest_of;
 pub use read_through::{Fetch, FetchStats, ReadThrough};
+pub use record::{ActionRecord, DivergentRecord, Recorded};
 pub use remote::{RemoteStore, UploadSource, UploadStats};
 pub use stage::{Ground, StagedTree, Stager};
 
@@ -51,15 +55,25 @@ pub trait BlobStore: Send + Sync {
     ///
     /// [`StoreError::Mismatch`] when the bytes are not those of `digest`, [`StoreError::Full`] when there is no room.
     async fn put(&self, digest: &Digest, blob: Blob) -> Result<(), StoreError>;
-}
 
-/// What an action's key led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ActionRecord {
-    /// The result as its owner encodes it; at most [`muster_model::limits::MESSAGE_BYTES_MAX`] bytes.
-    pub payload: bytes::Bytes,
-    /// Every blob that the result points at. The record dies with the first of them.
-    pub references: Vec<Digest>,
+    /// Many blobs, in the order of `digests`. One needs it for small ones, where a store answers a batch at the price of one.
+    async fn get_many(&self, digests: &[Digest]) -> Vec<Result<Blob, StoreError>> {
+        let mut blobs = Vec::with_capacity(digests.len());
+        for digest in digests {
+            blobs.push(self.get(digest).await);
+        }
+        blobs
+    }
+
+    /// Stores many blobs, each under its own digest; what became of each, in their order.
+    async fn put_many(&self, blobs: Vec<Blob>) -> Vec<Result<(), StoreError>> {
+        let mut results = Vec::with_capacity(blobs.len());
+        for blob in blobs {
+            let digest = *blob.digest();
+            results.push(self.put(&digest, blob).await);
+        }
+        results
+    }
 }
 
 /// Results by action key.
@@ -73,10 +87,11 @@ pub trait ActionCache: Send + Sync {
     /// [`StoreError`] when the cache can't be asked.
     async fn get(&self, keys: &[ActionKey]) -> Result<Vec<Option<ActionRecord>>, StoreError>;
 
-    /// Stores records in one transaction.
+    /// Stores records in one transaction; what became of each, in their order. A record whose key has one of another outcome does not
+    /// replace it: see [`Recorded::Divergent`].
     ///
     /// # Errors
     ///
     /// [`StoreError::NotFound`] when a referenced blob is not here; then nothing is stored.
-    async fn put(&self, records: Vec<(ActionKey, ActionRecord)>) -> Result<(), StoreError>;
+    async fn put(&self, records: Vec<(ActionKey, ActionRecord)>) -> Result<Vec<Recorded>, StoreError>;
 }

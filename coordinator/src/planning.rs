@@ -8,7 +8,7 @@ use muster_model::attempt::DiscoveredCase;
 use muster_model::key::{ActionKey, case_key, discovery_key};
 use muster_model::outcome::{CaseOutcome, Verdict};
 use muster_model::spec::RunPolicy;
-use muster_model::{RunId, limits};
+use muster_model::{Digest, RunId, limits};
 use muster_proto::v1;
 use muster_scheduler::CaseSeed;
 use prost::Message;
@@ -179,13 +179,15 @@ pub(crate) fn passed_record(
 ) -> (ActionKey, ActionRecord) {
     let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let payload = PassedCase { duration_us, run: run.0 }.encode_to_vec().into();
-    (case_key(target.key, case), ActionRecord { payload, references: Vec::new() })
+    // Only passes are cached, and nothing but having passed is what two runs of a case have in common.
+    let outcome = Digest::of(b"passed");
+    (case_key(target.key, case), ActionRecord { payload, references: Vec::new(), outcome })
 }
 
 /// The record of a discovery; none when it is too large to be kept.
 pub(crate) fn discovery_record(target: &PreparedTarget, encoded: &[u8]) -> Option<(ActionKey, ActionRecord)> {
     let payload = bytes::Bytes::copy_from_slice(encoded);
-    let record = ActionRecord { payload, references: Vec::new() };
+    let record = ActionRecord { outcome: Digest::of(&payload), payload, references: Vec::new() };
     (target.is_cacheable && encoded.len() <= limits::MESSAGE_BYTES_MAX).then(|| (discovery_key(target.key), record))
 }
 

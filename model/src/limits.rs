@@ -20,6 +20,12 @@ pub const BLOB_LEASE_TIME: Duration = Duration::from_secs(600);
 pub const INLINE_BLOB_BYTES_MAX: u64 = 4096;
 /// Corrupt blobs that a store keeps for inspection.
 pub const QUARANTINED_BLOBS_MAX: usize = 16;
+/// Results that are kept because their action had come to another outcome before.
+pub const DIVERGENT_RESULTS_MAX: usize = 1000;
+/// Such results of one action.
+pub const DIVERGENT_RESULTS_PER_ACTION_MAX: usize = 8;
+/// Blobs or results in one page of a store's list.
+pub const LISTED_ENTRIES_MAX: usize = 1000;
 /// Requests and streams that one transfer of many blobs keeps under way.
 pub const TRANSFERS_CONCURRENT_MAX: usize = 8;
 /// Uploads that a server keeps open at one time, those waiting to be resumed included.

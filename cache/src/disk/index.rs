@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use muster_model::{Digest, DigestFunction};
@@ -33,7 +33,10 @@ CREATE TABLE IF NOT EXISTS blobs (
 CREATE UNIQUE INDEX IF NOT EXISTS blobs_by_hash ON blobs (hash, function);
 CREATE INDEX IF NOT EXISTS blobs_by_use ON blobs (used);
 CREATE TABLE IF NOT EXISTS records (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, used INTEGER NOT NULL, payload BLOB NOT NULL);
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, used INTEGER NOT NULL, payload BLOB NOT NULL, outcome BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS divergent (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, first BLOB NOT NULL, outcome BLOB NOT NULL, payload BLOB NOT NULL, points_at BLOB NOT NULL,
+    times INTEGER NOT NULL, seen INTEGER NOT NULL, UNIQUE (key, outcome));
 CREATE INDEX IF NOT EXISTS records_by_use ON records (used);
 CREATE TABLE IF NOT EXISTS record_references (
     blob INTEGER NOT NULL, record INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (blob, record, position)) WITHOUT ROWID;
@@ -67,6 +70,7 @@ pub(super) struct Index {
     evicted_blobs: u64,
     evicted_bytes: u64,
     quarantined_blobs: u64,
+    pub(super) divergent_results: u64,
     _lock: File,
 }
 
@@ -153,6 +157,7 @@ impl Index {
             evicted_blobs: 0,
             evicted_bytes: 0,
             quarantined_blobs: 0,
+            divergent_results: 0,
             _lock: lock,
         };
         index.settle()?;
@@ -308,14 +313,21 @@ impl Index {
     /// The next time of the store's own clock, for a row that is written now.
     pub(super) fn tick(&mut self) -> i64 {
         self.dirty = true;
-        self.totals.clock += 1;
+        self.advance()
+    }
+
+    /// The clock counts microseconds since 1970, so that it tells ages too, and never says the same twice.
+    fn advance(&mut self) -> i64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+        self.totals.clock = self.totals.clock.saturating_add(1).max(now);
         self.totals.clock
     }
 
     /// Notes a use. The clock is written with the uses, so a batch that only reads writes nothing.
     pub(super) fn touch(&mut self, entry: Entry) {
-        self.totals.clock += 1;
-        self.pending_uses.insert(entry, self.totals.clock);
+        let used = self.advance();
+        self.pending_uses.insert(entry, used);
     }
 
     pub(super) fn mark_dirty(&mut self) {
@@ -531,7 +543,7 @@ impl Index {
     }
 
     /// Evicts the entry that was not used for longest, among those used up to `newest`.
-    fn evict_one(&mut self, newest: i64) -> Result<bool, StoreError> {
+    pub(super) fn evict_one(&mut self, newest: i64) -> Result<bool, StoreError> {
         loop {
             let blob = self.oldest_blob()?;
             let record = self.oldest_record()?;
@@ -593,6 +605,7 @@ impl Index {
             evicted_blobs: self.evicted_blobs,
             evicted_bytes: self.evicted_bytes,
             quarantined_blobs: self.quarantined_blobs,
+            divergent_results: self.divergent_results,
         }
     }
 

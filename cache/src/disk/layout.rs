@@ -23,7 +23,7 @@ use crate::StoreError;
 use crate::blob::Partial;
 
 /// The layout that this code writes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// Permissions of stored files. The owner may write because a test may change its own files: in an environment it changes a copy, made by the
 /// overlay, and the copy inherits these. The stored file itself is under no path that a test can reach.
@@ -106,19 +106,39 @@ impl Layout {
         match fs::read(&path) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-                if text.parse::<u32>().is_ok_and(|number| number == LAYOUT) {
-                    return Ok(());
+                match text.parse::<u32>() {
+                    Ok(LAYOUT) => return Ok(()),
+                    Ok(1) => return self.clear_older(),
+                    _ => {}
                 }
                 let found = text.chars().take(20).collect();
                 Err(StoreError::Layout { directory: self.directory.clone(), found, known: LAYOUT })
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let fresh = self.directory.join("LAYOUT.new");
-                fs::write(&fresh, format!("{LAYOUT}\n")).map_err(StoreError::file("write", &fresh))?;
-                fs::rename(&fresh, &path).map_err(StoreError::file("put in place", &path))
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => self.note_version(),
             Err(error) => Err(StoreError::file("read", &path)(error)),
         }
+    }
+
+    fn note_version(&self) -> Result<(), StoreError> {
+        let (fresh, path) = (self.directory.join("LAYOUT.new"), self.directory.join("LAYOUT"));
+        fs::write(&fresh, format!("{LAYOUT}\n")).map_err(StoreError::file("write", &fresh))?;
+        fs::rename(&fresh, &path).map_err(StoreError::file("put in place", &path))
+    }
+
+    /// Empties a store of an older layout: it is a cache.
+    fn clear_older(&self) -> Result<(), StoreError> {
+        tracing::warn!(directory = %self.directory.display(), "the cache has an older layout and starts empty");
+        for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "blobs", "blobs-x"] {
+            let path = self.directory.join(name);
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(StoreError::file("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        self.note_version()
     }
 
     pub(super) fn index_path(&self) -> PathBuf {

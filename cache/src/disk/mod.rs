@@ -8,6 +8,7 @@ mod index;
 mod layout;
 mod leases;
 mod link;
+mod listing;
 mod records;
 mod thread;
 
@@ -25,10 +26,11 @@ use muster_model::limits::{
 };
 
 use crate::blob::{OnCorrupt, blocking};
-use crate::{ActionCache, ActionRecord, Blob, BlobStore, StoreError, digest_of};
+use crate::{ActionCache, ActionRecord, Blob, BlobStore, Recorded, StoreError, digest_of};
 use index::{Index, Offer, Place};
 use layout::{Form, Layout};
 use link::Verified;
+pub use listing::{BlobEntry, BlobPage, Collected, DivergentPage, RecordEntry, RecordPage};
 use thread::IndexHandle;
 
 /// How a disk store is set up.
@@ -56,7 +58,7 @@ impl DiskConfig {
     }
 }
 
-/// What is in a disk store. The evicted and quarantined are counted since it was opened.
+/// What is in a disk store. The evicted, quarantined and divergent are counted since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskStats {
     /// Blobs.
@@ -77,6 +79,8 @@ pub struct DiskStats {
     pub evicted_bytes: u64,
     /// Blobs that did not verify when they were read.
     pub quarantined_blobs: u64,
+    /// Results that came to another outcome than their action's first one.
+    pub divergent_results: u64,
 }
 
 /// Blobs and results in a directory.
@@ -198,6 +202,19 @@ impl DiskStore {
         stored.await
     }
 
+    /// A blob from where the index says that it is.
+    async fn read(&self, digest: Digest, place: Option<Place>) -> Result<Blob, StoreError> {
+        match place {
+            None if is_empty(&digest) => Blob::from_bytes_of(digest, Bytes::new()),
+            None => Err(StoreError::NotFound(digest)),
+            Some(Place::File) => self.read_file(digest).await,
+            Some(Place::Inline(bytes)) => Blob::from_bytes_of(digest, bytes).map_err(|_| {
+                (self.on_corrupt(digest))();
+                StoreError::Corrupt(digest)
+            }),
+        }
+    }
+
     /// Reads a small file whole, so that it is checked before anybody gets it; hands out a bigger one as it is read.
     async fn read_file(&self, digest: Digest) -> Result<Blob, StoreError> {
         let layout = self.layout.clone();
@@ -263,14 +280,8 @@ impl BlobStore for DiskStore {
         if is_empty(&digest) {
             return Blob::from_bytes_of(digest, Bytes::new());
         }
-        match self.index.call(move |index| index.find(&digest)).await? {
-            None => Err(StoreError::NotFound(digest)),
-            Some(Place::File) => self.read_file(digest).await,
-            Some(Place::Inline(bytes)) => Blob::from_bytes_of(digest, bytes).map_err(|_| {
-                (self.on_corrupt(digest))();
-                StoreError::Corrupt(digest)
-            }),
-        }
+        let place = self.index.call(move |index| index.find(&digest)).await?;
+        self.read(digest, place).await
     }
 
     async fn put(&self, digest: &Digest, blob: Blob) -> Result<(), StoreError> {
@@ -289,6 +300,60 @@ impl BlobStore for DiskStore {
             self.put_file(*digest, blob).await
         }
     }
+
+    async fn get_many(&self, digests: &[Digest]) -> Vec<Result<Blob, StoreError>> {
+        let asked = digests.to_vec();
+        let found = self.index.call(move |index| Ok(asked.iter().map(|digest| index.find(digest)).collect::<Vec<_>>()));
+        let places = match found.await {
+            Ok(places) => places,
+            Err(error) => return refuse_all(digests.len(), error),
+        };
+        let mut blobs = Vec::with_capacity(digests.len());
+        for (digest, place) in digests.iter().zip(places) {
+            blobs.push(match place {
+                Ok(place) => self.read(*digest, place).await,
+                Err(error) => Err(error),
+            });
+        }
+        blobs
+    }
+
+    async fn put_many(&self, blobs: Vec<Blob>) -> Vec<Result<(), StoreError>> {
+        let mut results: Vec<Result<(), StoreError>> = Vec::with_capacity(blobs.len());
+        let mut small = Vec::new();
+        for blob in blobs {
+            let digest = *blob.digest();
+            if is_empty(&digest) || digest.size_bytes > INLINE_BLOB_BYTES_MAX {
+                results.push(BlobStore::put(self, &digest, blob).await);
+                continue;
+            }
+            let bytes = blob.into_bytes(INLINE_BLOB_BYTES_MAX).await;
+            results.push(bytes.map(|bytes| small.push((results.len(), digest, bytes))));
+        }
+        if small.is_empty() {
+            return results;
+        }
+        let positions: Vec<usize> = small.iter().map(|(position, ..)| *position).collect();
+        let stored = self.index.call(move |index| {
+            Ok(small.iter().map(|(_, digest, bytes)| index.insert_inline(digest, bytes)).collect::<Vec<_>>())
+        });
+        let stored = match stored.await {
+            Ok(stored) => stored,
+            Err(error) => refuse_all(positions.len(), error),
+        };
+        for (position, stored) in positions.into_iter().zip(stored) {
+            results[position] = stored;
+        }
+        results
+    }
+}
+
+/// The answers to a batch that failed as a whole.
+fn refuse_all<T>(count: usize, error: StoreError) -> Vec<Result<T, StoreError>> {
+    let reason = error.to_string();
+    let again = || Err(StoreError::Batch(reason.clone()));
+    let mut first = Some(error);
+    (0..count).map(|_| first.take().map_or_else(again, Err)).collect()
 }
 
 #[async_trait]
@@ -298,7 +363,7 @@ impl ActionCache for DiskStore {
         self.index.call(move |index| keys.iter().map(|key| index.record(key)).collect()).await
     }
 
-    async fn put(&self, records: Vec<(ActionKey, ActionRecord)>) -> Result<(), StoreError> {
+    async fn put(&self, records: Vec<(ActionKey, ActionRecord)>) -> Result<Vec<Recorded>, StoreError> {
         if records.iter().any(|(_, record)| record.payload.len() > MESSAGE_BYTES_MAX) {
             return Err(StoreError::Limit { what: "the size of a record", limit: MESSAGE_BYTES_MAX as u64 });
         }

@@ -1,21 +1,26 @@
 //! The action cache's half of the index: a record dies with the first blob it points at, in the same transaction.
 
+use muster_model::Digest;
 use muster_model::key::ActionKey;
-use rusqlite::{OptionalExtension, params};
+use muster_model::limits::{DIVERGENT_RESULTS_MAX, DIVERGENT_RESULTS_PER_ACTION_MAX};
+use rusqlite::{OptionalExtension, Row, params};
 
-use super::index::{ENTRY_BYTES, Entry, Index, digest_from};
-use super::is_empty;
-use crate::{ActionRecord, StoreError};
+use super::index::{ENTRY_BYTES, Entry, Index, digest_from, function_number};
+use super::{is_empty, listing};
+use crate::{ActionRecord, DivergentRecord, Recorded, StoreError};
+
+/// Bytes of one packed digest: the function's number, the hash, the size with its lowest byte first.
+const PACKED_DIGEST_BYTES: usize = 1 + 32 + 8;
 
 impl Index {
     /// One record; it and what it points at count as used, and the latter stays for the lease time.
     pub(super) fn record(&mut self, key: &ActionKey) -> Result<Option<ActionRecord>, StoreError> {
-        let found: Option<(i64, Vec<u8>)> = self
+        let found: Option<(i64, Vec<u8>, Vec<u8>)> = self
             .connection
-            .prepare_cached("SELECT id, payload FROM records WHERE key = ?")?
-            .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT id, payload, outcome FROM records WHERE key = ?")?
+            .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let Some((id, payload)) = found else { return Ok(None) };
+        let Some((id, payload, outcome)) = found else { return Ok(None) };
         let references: Vec<_> = {
             let mut statement = self.connection.prepare_cached(
                 "SELECT function, hash, size FROM record_references JOIN blobs ON blobs.id = blob WHERE record = ? ORDER BY position",
@@ -27,11 +32,11 @@ impl Index {
         for digest in &references {
             self.confirm(digest)?;
         }
-        Ok(Some(ActionRecord { payload: payload.into(), references }))
+        Ok(Some(ActionRecord { payload: payload.into(), references, outcome: outcome_from(&outcome)? }))
     }
 
     /// Stores records: all of them, or none when a blob that one points at is not here.
-    pub(super) fn put_records(&mut self, records: &[(ActionKey, ActionRecord)]) -> Result<(), StoreError> {
+    pub(super) fn put_records(&mut self, records: &[(ActionKey, ActionRecord)]) -> Result<Vec<Recorded>, StoreError> {
         // Room first: making it may evict, and what is pointed at must be here after that.
         for (_, record) in records {
             for digest in &record.references {
@@ -48,26 +53,33 @@ impl Index {
                 return Err(StoreError::NotFound(*digest));
             }
         }
-        for (key, record) in records {
-            self.put_record(key, record)?;
-        }
-        Ok(())
+        records.iter().map(|(key, record)| self.put_record(key, record)).collect()
     }
 
-    fn put_record(&mut self, key: &ActionKey, record: &ActionRecord) -> Result<(), StoreError> {
-        let before: Option<i64> = self
+    fn put_record(&mut self, key: &ActionKey, record: &ActionRecord) -> Result<Recorded, StoreError> {
+        let before: Option<(i64, Vec<u8>)> = self
             .connection
-            .prepare_cached("SELECT id FROM records WHERE key = ?")?
-            .query_row([key.0], |row| row.get(0))
+            .prepare_cached("SELECT id, outcome FROM records WHERE key = ?")?
+            .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        if let Some(id) = before {
-            self.delete_record(id)?;
-        }
+        let recorded = match before {
+            None => Recorded::Stored,
+            Some((id, outcome)) => {
+                let first = outcome_from(&outcome)?;
+                if first != record.outcome {
+                    self.touch(Entry::Record(id));
+                    self.keep_divergent(key, &first, record)?;
+                    return Ok(Recorded::Divergent { first });
+                }
+                self.delete_record(id)?;
+                Recorded::Refreshed
+            }
+        };
         let used = self.tick();
         let id: i64 = self
             .connection
-            .prepare_cached("INSERT INTO records (key, used, payload) VALUES (?, ?, ?) RETURNING id")?
-            .query_row(params![key.0, used, &record.payload[..]], |row| row.get(0))?;
+            .prepare_cached("INSERT INTO records (key, used, payload, outcome) VALUES (?, ?, ?, ?) RETURNING id")?
+            .query_row(params![key.0, used, &record.payload[..], packed(&[record.outcome])], |row| row.get(0))?;
         for (position, digest) in record.references.iter().enumerate() {
             if let Some(row) = self.row(digest)? {
                 self.connection
@@ -77,6 +89,49 @@ impl Index {
         }
         self.totals.charged += charge(record.payload.len());
         self.totals.records += 1;
+        Ok(recorded)
+    }
+
+    /// Keeps a result of another outcome than the first one's. The oldest go when there are too many.
+    fn keep_divergent(&mut self, key: &ActionKey, first: &Digest, record: &ActionRecord) -> Result<(), StoreError> {
+        self.divergent_results += 1;
+        tracing::warn!(key = %key.hex(), %first, outcome = %record.outcome, "an action came to another result than before");
+        let seen = self.tick();
+        let outcome = packed(&[record.outcome]);
+        let known = self
+            .connection
+            .prepare_cached(
+                "UPDATE divergent SET first = ?, payload = ?, points_at = ?, seen = ?, times = times + 1 WHERE key = ? AND outcome = ?",
+            )?
+            .execute(params![packed(&[*first]), &record.payload[..], packed(&record.references), seen, key.0, outcome])?;
+        if known > 0 {
+            return Ok(());
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT INTO divergent (id, key, first, outcome, payload, points_at, times, seen) VALUES (?, ?, ?, ?, ?, ?, 1, ?)",
+            )?
+            .execute(params![
+                seen,
+                key.0,
+                packed(&[*first]),
+                outcome,
+                &record.payload[..],
+                packed(&record.references),
+                seen
+            ])?;
+        for (statement, most) in [
+            (
+                "DELETE FROM divergent WHERE key = ?1 AND id NOT IN (SELECT id FROM divergent WHERE key = ?1 ORDER BY id DESC LIMIT ?2)",
+                DIVERGENT_RESULTS_PER_ACTION_MAX,
+            ),
+            (
+                "DELETE FROM divergent WHERE ?1 = ?1 AND id <= (SELECT id FROM divergent ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+                DIVERGENT_RESULTS_MAX,
+            ),
+        ] {
+            self.connection.prepare_cached(statement)?.execute(params![key.0, most as i64])?;
+        }
         Ok(())
     }
 
@@ -120,4 +175,53 @@ impl Index {
 /// What a record takes from the capacity.
 fn charge(payload_bytes: usize) -> u64 {
     payload_bytes as u64 + ENTRY_BYTES
+}
+
+/// Digests as one value of a row.
+fn packed(digests: &[Digest]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(digests.len() * PACKED_DIGEST_BYTES);
+    for digest in digests {
+        bytes.push(function_number(digest.function) as u8);
+        bytes.extend_from_slice(&digest.hash);
+        bytes.extend_from_slice(&digest.size_bytes.to_le_bytes());
+    }
+    bytes
+}
+
+fn unpacked(bytes: &[u8]) -> rusqlite::Result<Vec<Digest>> {
+    let damaged = || rusqlite::Error::InvalidColumnType(0, "digests".into(), rusqlite::types::Type::Blob);
+    let (chunks, rest) = bytes.as_chunks::<PACKED_DIGEST_BYTES>();
+    if !rest.is_empty() {
+        return Err(damaged());
+    }
+    chunks
+        .iter()
+        .map(|chunk| {
+            let (function, rest) = chunk.split_first().ok_or_else(damaged)?;
+            let (hash, size) = rest.split_first_chunk::<32>().ok_or_else(damaged)?;
+            let size = size.first_chunk::<8>().ok_or_else(damaged)?;
+            digest_from(i64::from(*function), *hash, i64::from_le_bytes(*size))
+        })
+        .collect()
+}
+
+/// One packed digest.
+pub(super) fn outcome_from(bytes: &[u8]) -> rusqlite::Result<Digest> {
+    match unpacked(bytes)?[..] {
+        [outcome] => Ok(outcome),
+        _ => Err(rusqlite::Error::InvalidColumnType(0, "outcome".into(), rusqlite::types::Type::Blob)),
+    }
+}
+
+/// A row of the divergent: its id, then the columns in the order of [`DivergentRecord`]'s fields.
+pub(super) fn divergent_from(row: &Row<'_>) -> rusqlite::Result<DivergentRecord> {
+    Ok(DivergentRecord {
+        key: ActionKey(row.get(1)?),
+        first: outcome_from(&row.get::<_, Vec<u8>>(2)?)?,
+        outcome: outcome_from(&row.get::<_, Vec<u8>>(3)?)?,
+        payload: row.get::<_, Vec<u8>>(4)?.into(),
+        references: unpacked(&row.get::<_, Vec<u8>>(5)?)?,
+        times: row.get::<_, i64>(6)?.cast_unsigned(),
+        seen: listing::time(row.get(7)?),
+    })
 }

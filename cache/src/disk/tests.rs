@@ -80,10 +80,10 @@ async fn a_newer_layout_is_refused() {
     let folder = folder();
     let config = config(&folder);
     drop(DiskStore::open(config.clone()).unwrap());
-    for text in ["2\n", "", "nonsense"] {
+    for text in ["3\n", "", "nonsense"] {
         std::fs::write(config.directory.join("LAYOUT"), text).unwrap();
         let refused = DiskStore::open(config.clone());
-        assert!(matches!(refused, Err(StoreError::Layout { known: 1, .. })), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Layout { known: 2, .. })), "{refused:?}");
     }
 }
 
@@ -254,7 +254,7 @@ async fn a_record_dies_with_its_first_blob() {
     let (one, two) = (put(&store, &large(1)).await, put(&store, &small(2)).await);
     let key = ActionKey([1; 32]);
     let references = vec![two, one, Digest::empty()];
-    let record = ActionRecord { payload: Bytes::from_static(b"payload"), references };
+    let record = ActionRecord { payload: Bytes::from_static(b"payload"), references, outcome: Digest::of(b"outcome") };
     ActionCache::put(&*store, vec![(key, record.clone())]).await.unwrap();
     let answered = ActionCache::get(&*store, &[key, ActionKey([2; 32])]).await.unwrap();
     assert_eq!(answered, [Some(ActionRecord { references: vec![two, one], ..record.clone() }), None]);
@@ -266,6 +266,102 @@ async fn a_record_dies_with_its_first_blob() {
     assert_eq!(store.stats().await.unwrap().records, 0);
     let refused = ActionCache::put(&*store, vec![(key, record)]).await;
     assert!(matches!(refused, Err(StoreError::NotFound(digest)) if digest == one), "{refused:?}");
+}
+
+fn record(payload: &'static str, outcome: &str, references: &[Digest]) -> ActionRecord {
+    ActionRecord {
+        payload: Bytes::from_static(payload.as_bytes()),
+        references: references.to_vec(),
+        outcome: Digest::of(outcome.as_bytes()),
+    }
+}
+
+#[tokio::test]
+async fn t2_16_a_second_different_result_is_kept_beside_the_first_and_counted() {
+    let folder = folder();
+    let store = DiskStore::open(config(&folder)).unwrap();
+    let blob = put(&store, &small(1)).await;
+    let key = ActionKey([7; 32]);
+    let offer = async |record: ActionRecord| ActionCache::put(&*store, vec![(key, record)]).await.unwrap()[0];
+    assert_eq!(offer(record("first", "same", &[])).await, Recorded::Stored);
+    assert_eq!(offer(record("later", "same", &[])).await, Recorded::Refreshed);
+    let first = Digest::of(b"same");
+    for times in 1..=2 {
+        assert_eq!(offer(record("other", "other", &[blob])).await, Recorded::Divergent { first });
+        let kept = store.list_divergent(None).await.unwrap().records;
+        assert_eq!((kept.len(), kept[0].times, &kept[0].payload[..]), (1, times, &b"other"[..]));
+        assert_eq!((kept[0].first, kept[0].outcome), (first, Digest::of(b"other")));
+        assert_eq!((kept[0].key, &kept[0].references), (key, &vec![blob]));
+        assert_eq!(store.stats().await.unwrap().divergent_results, times);
+    }
+    let answer = ActionCache::get(&*store, &[key]).await.unwrap().remove(0).unwrap();
+    assert_eq!(answer, record("later", "same", &[]));
+    for number in 0..20 {
+        offer(ActionRecord { outcome: Digest::of(&[number]), ..record("many", "", &[]) }).await;
+    }
+    let kept = store.list_divergent(None).await.unwrap().records;
+    assert_eq!(kept.len(), muster_model::limits::DIVERGENT_RESULTS_PER_ACTION_MAX);
+    assert_eq!(kept.last().unwrap().outcome, Digest::of(&[19]));
+    assert_eq!(store.list_records(None).await.unwrap().records[0].divergent, kept.len() as u64);
+    assert_eq!(store.remove_records(&[key]).await.unwrap().records, 1);
+    assert_eq!(store.list_divergent(None).await.unwrap().records, []);
+}
+
+#[tokio::test]
+async fn a_batch_is_stored_and_read_as_single_blobs_are() {
+    let folder = folder();
+    let config = DiskConfig { capacity_bytes: 40_000, ..config(&folder) };
+    let store = DiskStore::open(config).unwrap();
+    let good: Vec<Bytes> = vec![small(1), large(2), Bytes::new(), small(3)];
+    let mut blobs: Vec<Blob> = good.iter().cloned().map(Blob::from_bytes).collect();
+    let wrong = Digest::of(&small(4));
+    blobs.push(Blob::from_stream(wrong, stream::iter([Ok(small(5))])));
+    blobs.push(Blob::from_bytes(vec![1; 50_000].into()));
+    let mut digests: Vec<Digest> = blobs.iter().map(|blob| *blob.digest()).collect();
+    let stored = store.put_many(blobs).await;
+    assert!(stored[..4].iter().all(Result::is_ok), "{stored:?}");
+    assert!(matches!(&stored[4..], [Err(StoreError::Mismatch { .. }), Err(StoreError::Full { .. })]), "{stored:?}");
+    digests.reverse();
+    let mut read = store.get_many(&digests).await;
+    for bytes in good {
+        assert_eq!(read.pop().unwrap().unwrap().into_bytes(u64::MAX).await.unwrap(), bytes);
+    }
+    assert!(matches!(read[..], [Err(StoreError::NotFound(_)), Err(StoreError::NotFound(_))]), "{read:?}");
+}
+
+#[tokio::test]
+async fn what_is_here_is_listed_in_pages_and_collected_by_last_use() {
+    let folder = folder();
+    let store = DiskStore::open(config(&folder)).unwrap();
+    let blobs: Vec<Blob> = (0..1500).map(|number| Blob::from_bytes(small(number))).collect();
+    let digests: Vec<Digest> = blobs.iter().map(|blob| *blob.digest()).collect();
+    assert!(store.put_many(blobs).await.iter().all(Result::is_ok));
+    let key = ActionKey([1; 32]);
+    ActionCache::put(&*store, vec![(key, record("r", "r", &digests[10..12]))]).await.unwrap();
+    get(&store, &digests[0]).await.unwrap();
+    let lease = store.lease(&digests[1..2]).await.unwrap();
+    let (mut listed, mut from) = (Vec::new(), None);
+    loop {
+        let page = store.list_blobs(from).await.unwrap();
+        assert!(page.blobs.len() <= muster_model::limits::LISTED_ENTRIES_MAX);
+        listed.extend(page.blobs);
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed.len(), 1500);
+    assert!(listed.is_sorted_by_key(|entry| entry.used));
+    let tail: Vec<_> = listed[1496..].iter().map(|entry| (entry.digest, entry.leased, entry.records)).collect();
+    let expected = [(digests[10], false, 1), (digests[11], false, 1), (digests[0], false, 0), (digests[1], true, 0)];
+    assert_eq!(tail, expected);
+    assert_eq!(store.remove_blobs(&digests[1..3]).await.unwrap().blobs, 1);
+    let collected = store.collect(0).await.unwrap();
+    assert_eq!((collected.blobs, collected.records), (1498, 1));
+    assert_eq!(collected.charged_bytes, collected.leased_bytes);
+    assert_eq!(store.list_blobs(None).await.unwrap().blobs.len(), 1);
+    drop(lease);
+    assert_eq!(store.collect(0).await.unwrap().charged_bytes, 0);
 }
 
 #[tokio::test]

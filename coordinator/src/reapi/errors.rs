@@ -17,7 +17,11 @@ pub(super) fn status_of(error: &StoreError) -> Status {
         StoreError::Full { .. } => Status::resource_exhausted(said),
         StoreError::Remote(status) => Status::clone(status),
         StoreError::Closed => Status::unavailable(said),
-        StoreError::File { .. } | StoreError::Index(_) | StoreError::InUse { .. } | StoreError::Layout { .. } => {
+        StoreError::File { .. }
+        | StoreError::Index(_)
+        | StoreError::Batch(_)
+        | StoreError::InUse { .. }
+        | StoreError::Layout { .. } => {
             // Paths and causes are for the operator.
             tracing::error!(error = error as &dyn Error, "the store failed");
             Status::internal("the coordinator's store failed; its log says why")
