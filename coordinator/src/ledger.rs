@@ -11,6 +11,7 @@ mod outcome;
 pub(crate) mod read;
 mod record;
 pub(crate) mod tally;
+pub(crate) mod tries;
 mod writer;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub(crate) use read::{AttemptRow, OpenRunRow, TargetRow};
 pub(crate) use record::{
     AttemptEndRecord, FinishRecord, HistoryRecord, LeaseRecord, OutcomeRecord, Record, RunAccepted, RunRecord,
 };
+pub(crate) use tries::TriesRecord;
 
 /// Why the ledger can't be used.
 #[derive(Debug, thiserror::Error)]

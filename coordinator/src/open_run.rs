@@ -185,7 +185,7 @@ impl OpenRun {
             Work::Discover => (Vec::new(), limits::DISCOVERY_TIMEOUT),
             Work::Cases { cases, .. } => {
                 let names = cases.iter().map(|&case| self.case_name(lease.target, case).to_owned());
-                (names.collect(), self.policy.case_timeout)
+                (names.collect(), target.prepared.spec.case_timeout(&self.policy))
             }
         };
         Some(Assignment {

@@ -73,6 +73,7 @@ pub(crate) fn seed(history: Option<&CaseHistory>, decided: Option<CaseOutcome>) 
         failed_last: history.is_some_and(|history| history.failed_last),
         needs_alone: history.is_some_and(|history| history.needs_alone),
         decided,
+        ..CaseSeed::default()
     }
 }
 

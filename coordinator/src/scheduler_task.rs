@@ -224,16 +224,17 @@ impl SchedulerTask {
     fn finish_attempt(&mut self, agent: AgentId, report: AttemptReport) {
         let (epoch, end) = (report.epoch, end_of(&report.result));
         let usage = report.usage;
-        self.reports.insert(epoch, KeptReport::new(report));
+        let kept = KeptReport::new(report);
+        self.keep_failures(epoch, &kept);
+        self.reports.insert(epoch, kept);
         self.tell(Event::AttemptFinished { agent, epoch, end });
-        if let Some(kept) = self.reports.remove(&epoch) {
+        if self.reports.remove(&epoch).is_some() {
             let counters = &self.surroundings.counters;
             counters.add_bytes(Kind::BlobDownload, usage.reused_bytes, usage.fetched_bytes);
-            self.keep_failures(epoch, &kept);
         }
     }
 
-    /// Keeps the words of failures that are not decided yet.
+    /// Keeps the words of failures, for as long as their cases are not decided.
     fn keep_failures(&mut self, epoch: Epoch, kept: &KeptReport) {
         let run = self.run_of_epoch.get(&epoch).and_then(|run| self.runs.get_mut(run));
         let Some(run) = run else { return };
@@ -361,6 +362,7 @@ fn submitted(run: &PreparedRun, needs_discovery: impl Fn(usize) -> bool) -> Even
     let targets = run.targets.iter().enumerate().map(|(target, prepared)| TargetSeed {
         requirements: prepared.spec.requirements.clone(),
         needs_discovery: needs_discovery(target),
+        retries: prepared.spec.policy.retries,
     });
     Event::RunSubmitted {
         run: run.run,

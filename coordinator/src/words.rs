@@ -84,7 +84,7 @@ pub(crate) fn case_finished(run: &OpenRun, decided: DecidedCase, kept: Option<&K
     };
     let message = match words {
         Some(words) if !words.message.is_empty() || outcome_is_said(outcome) => words.message.clone(),
-        _ => sentence(run, outcome, kept),
+        _ => sentence(run, target, outcome, kept),
     };
     let spec = run.target(target).map(|target| &target.prepared.spec);
     v1::CaseFinished {
@@ -136,7 +136,7 @@ fn company_names(run: &OpenRun, company: Epoch, case: CaseIndex) -> Vec<String> 
     }
 }
 
-fn sentence(run: &OpenRun, outcome: CaseOutcome, kept: Option<&KeptReport>) -> String {
+fn sentence(run: &OpenRun, target: TargetIndex, outcome: CaseOutcome, kept: Option<&KeptReport>) -> String {
     match outcome {
         CaseOutcome::Verdict(Verdict::Crashed { signal: 0 }) => {
             "its process ended without a word while it was running".into()
@@ -145,7 +145,9 @@ fn sentence(run: &OpenRun, outcome: CaseOutcome, kept: Option<&KeptReport>) -> S
             format!("its process died of signal {signal} while it was running")
         }
         CaseOutcome::Verdict(Verdict::TimedOut) => {
-            format!("it ran longer than {:?} and was killed", run.policy.case_timeout)
+            let spec = run.target(target).map(|target| &target.prepared.spec);
+            let timeout = spec.map_or(run.policy.case_timeout, |spec| spec.case_timeout(&run.policy));
+            format!("it ran longer than {timeout:?} and was killed")
         }
         CaseOutcome::Verdict(Verdict::MemoryExceeded) => "it passed its memory and was killed".into(),
         CaseOutcome::Verdict(Verdict::OutputExceeded) => "it wrote more than it may and was killed".into(),

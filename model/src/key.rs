@@ -134,7 +134,7 @@ impl Fields {
 mod tests {
     use super::*;
     use crate::platform::{Base, EnvironmentKind, Requirements};
-    use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer};
+    use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, TargetPolicy};
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -155,6 +155,7 @@ mod tests {
             },
             limits: EnvironmentLimits::default(),
             shards: 0,
+            policy: TargetPolicy::default(),
         }
     }
 

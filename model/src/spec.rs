@@ -65,9 +65,18 @@ pub struct EnvironmentLimits {
     pub output_bytes: u64,
 }
 
+/// Where a target departs from its run's [`RunPolicy`]; none of it is part of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TargetPolicy {
+    /// Instead of [`RunPolicy::retries`].
+    pub retries: Option<u32>,
+    /// Instead of [`RunPolicy::case_timeout`].
+    pub case_timeout: Option<Duration>,
+}
+
 /// A thing that holds cases: one test binary, one pytest root, one command.
 ///
-/// Everything but [`Self::name`] and [`Self::suite`] is part of the key: see [`crate::key`].
+/// Everything but [`Self::name`], [`Self::suite`] and [`Self::policy`] is part of the key: see [`crate::key`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TargetSpec {
     /// Unique in its run and stable over runs, for example `statrs (lib)`; history is kept under it.
@@ -86,6 +95,8 @@ pub struct TargetSpec {
     pub limits: EnvironmentLimits,
     /// For [`FrameworkKind::Command`]: how many shards the command is cut into; otherwise 0.
     pub shards: u32,
+    /// Where it departs from the run's policy.
+    pub policy: TargetPolicy,
 }
 
 /// How cases share processes.
@@ -152,6 +163,11 @@ pub struct RunSpec {
 }
 
 impl TargetSpec {
+    /// The wall-clock time that one of its cases may take in a run with `policy`.
+    pub fn case_timeout(&self, policy: &RunPolicy) -> Duration {
+        self.policy.case_timeout.unwrap_or(policy.case_timeout)
+    }
+
     /// Whether its results may be cached at all under `policy`.
     pub fn is_cacheable(&self, policy: &RunPolicy) -> bool {
         self.requirements.environment == EnvironmentKind::Sandbox || policy.cache_host_results

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use muster_environment::{HostConfig, HostEnvironment};
 use muster_model::attempt::{Assignment, Work};
 use muster_model::platform::{EnvironmentKind, Offer, Requirements};
-use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, TargetSpec};
+use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, TargetPolicy, TargetSpec};
 use muster_model::{CaseIndex, Epoch};
 use muster_model::{Digest, RunId, TargetIndex};
 
@@ -94,6 +94,7 @@ impl World {
             requirements: Requirements { environment: EnvironmentKind::Host, ..Requirements::default() },
             limits: EnvironmentLimits::default(),
             shards: 0,
+            policy: TargetPolicy::default(),
         }
     }
 

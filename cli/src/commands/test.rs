@@ -138,8 +138,9 @@ async fn execute(
     if prepared.targets.is_empty() {
         return Ok(ExitCode::NothingToRun);
     }
-    let PreparedRun { targets, blobs, .. } = prepared;
-    let spec = RunSpec { project: project.name.clone(), targets, policy: arguments.policy(project) };
+    let PreparedRun { mut targets, blobs, .. } = prepared;
+    targets.iter_mut().for_each(|target| arguments.outrank(&mut target.policy));
+    let spec = RunSpec { project: project.name.clone(), targets, policy: arguments.policy() };
     let token = submit::draw_token().map_err(ExpectedError::report("a token"))?;
     let submitted = async {
         submit::upload(&fleet.client, &blobs).await?;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use muster_model::limits;
 use muster_model::platform::EnvironmentKind;
-use muster_model::spec::{Isolation, RunPolicy};
+use muster_model::spec::{Isolation, RunPolicy, TargetPolicy};
 
 use super::Format;
-use crate::project::{Project, ProjectOptions, SuiteFramework};
+use crate::project::{ProjectOptions, SuiteFramework};
 use crate::text::parse_duration;
 
 /// How cases share processes.
@@ -196,15 +196,25 @@ impl TestArguments {
         }
     }
 
-    /// What they say about the run, over what `muster.toml` says.
-    pub(super) fn policy(&self, project: &Project) -> RunPolicy {
+    /// What is typed outranks what `muster.toml` says of a target's suite.
+    pub(super) fn outrank(&self, target: &mut TargetPolicy) {
+        if self.retries.is_some() {
+            target.retries = None;
+        }
+        if self.timeout.is_some() {
+            target.case_timeout = None;
+        }
+    }
+
+    /// What they say about the run.
+    pub(super) fn policy(&self) -> RunPolicy {
         RunPolicy {
             isolation: match self.isolation {
                 IsolationChoice::Auto => Isolation::Auto,
                 IsolationChoice::Process => Isolation::Process,
             },
-            retries: self.retries.or(project.retries).unwrap_or(0),
-            case_timeout: self.timeout.or(project.timeout).unwrap_or(limits::CASE_TIMEOUT_DEFAULT),
+            retries: self.retries.unwrap_or(0),
+            case_timeout: self.timeout.unwrap_or(limits::CASE_TIMEOUT_DEFAULT),
             fail_fast: self.fail_fast,
             read_cache: !self.no_cache,
             cache_host_results: self.cache_host_results,
@@ -249,17 +259,17 @@ mod tests {
 
     #[test]
     fn the_command_line_outranks_the_project() {
-        let project = Project {
-            name: "p".into(),
-            root: "/p".into(),
-            suites: Vec::new(),
-            timeout: Some(Duration::from_secs(7)),
-            retries: Some(3),
+        let suite = TargetPolicy { retries: Some(3), case_timeout: Some(Duration::from_secs(7)) };
+        let under = |line: &[&str]| {
+            let mut target = suite;
+            parse(line).unwrap().outrank(&mut target);
+            target
         };
-        let from_project = parse(&[]).unwrap().policy(&project);
-        assert_eq!((from_project.retries, from_project.case_timeout), (3, Duration::from_secs(7)));
-        let typed = parse(&["--retries", "0", "--timeout", "2m", "--no-cache", "--failed", "--isolation", "process"]);
-        let policy = typed.unwrap().policy(&project);
+        assert_eq!(under(&[]), suite);
+        assert_eq!(under(&["--retries", "0"]), TargetPolicy { retries: None, ..suite });
+        let typed = ["--retries", "0", "--timeout", "2m", "--no-cache", "--failed", "--isolation", "process"];
+        assert_eq!(under(&typed), TargetPolicy::default());
+        let policy = parse(&typed).unwrap().policy();
         assert_eq!((policy.retries, policy.case_timeout), (0, Duration::from_secs(120)));
         assert!(!policy.read_cache && policy.only_failed);
         assert_eq!(policy.isolation, Isolation::Process);

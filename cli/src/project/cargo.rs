@@ -190,6 +190,7 @@ impl<'a> Workspace<'a> {
             requirements: suite.requirements(),
             limits: suite.limits(),
             shards: 0,
+            policy: suite.policy(),
         })
     }
 

@@ -30,6 +30,7 @@ pub(super) fn describe(suite: &Suite, preparation: &mut Preparation) -> Result<(
         requirements: suite.requirements(),
         limits: suite.limits(),
         shards: suite.plan.shards.max(1),
+        policy: suite.policy(),
     });
     Ok(())
 }

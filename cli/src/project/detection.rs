@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use muster_model::platform::{EnvironmentKind, Properties, Requirements};
-use muster_model::spec::EnvironmentLimits;
+use muster_model::spec::{EnvironmentLimits, TargetPolicy};
 
 use super::config::{Configuration, NamedSuite, Settings};
 use super::error::file_error;
@@ -46,6 +46,11 @@ impl Suite {
         }
     }
 
+    /// Where its targets depart from the run's policy.
+    pub(crate) fn policy(&self) -> TargetPolicy {
+        TargetPolicy { retries: self.plan.settings.retries, case_timeout: self.plan.settings.timeout }
+    }
+
     /// The bounds on its environments.
     pub(crate) fn limits(&self) -> EnvironmentLimits {
         EnvironmentLimits {
@@ -80,11 +85,8 @@ pub(super) fn detect(path: &Path, options: &ProjectOptions) -> Result<Project, P
         return Err(ProjectError::NoSuite { path: root, wanted: wanted.join(" or "), found: found.join(", ") });
     }
     suites.sort_by(|one, other| one.name.cmp(&other.name));
-    let settings = || suites.iter().map(|suite| &suite.plan.settings);
     Ok(Project {
         name: root.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned()),
-        timeout: settings().filter_map(|settings| settings.timeout).max(),
-        retries: settings().filter_map(|settings| settings.retries).max(),
         root,
         suites,
     })

@@ -93,5 +93,20 @@ fn the_command_line_outranks_the_file() {
     assert_eq!(requirements.environment, EnvironmentKind::Host);
     assert_eq!(requirements.properties.get("gpu"), Some("yes"));
     assert_eq!(requirements.properties.get("os"), Some("linux"));
-    assert_eq!((project.timeout, project.retries), (Some(std::time::Duration::from_secs(7)), Some(1)));
+}
+
+#[test]
+fn every_suite_has_its_own_timeout_and_retries() {
+    let file = "[test]\ntimeout = 7\nretries = 1\n[test.slow]\ncommand = [\"./slow\"]\ntimeout = \"2m\"\n";
+    let directory = project(&[("Cargo.toml", ""), ("muster.toml", file)]);
+    let project = detect(directory.path(), &ProjectOptions::default()).expect("it is a project");
+    let policies: Vec<(&str, Option<u64>, Option<u32>)> = project
+        .suites
+        .iter()
+        .map(|suite| {
+            let policy = suite.policy();
+            (suite.name.as_str(), policy.case_timeout.map(|time| time.as_secs()), policy.retries)
+        })
+        .collect();
+    assert_eq!(policies, [("cargo", Some(7), Some(1)), ("slow", Some(120), Some(1))]);
 }

@@ -22,7 +22,6 @@ mod stat_cache;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use muster_model::Digest;
@@ -100,10 +99,6 @@ pub struct Project {
     pub root: PathBuf,
     /// What can be run, at least one; names are unique.
     pub suites: Vec<Suite>,
-    /// `timeout` of `muster.toml`, the longest of the suites'. The command line outranks it.
-    pub timeout: Option<Duration>,
-    /// `retries` of `muster.toml`. The command line outranks it.
-    pub retries: Option<u32>,
 }
 
 /// Where preparing has come to, for progress displays.

@@ -57,6 +57,7 @@ pub(super) fn describe(suite: &Suite, preparation: &mut Preparation) -> Result<(
         requirements: suite.requirements(),
         limits: suite.limits(),
         shards: 0,
+        policy: suite.policy(),
     });
     Ok(())
 }

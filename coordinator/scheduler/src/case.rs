@@ -2,7 +2,10 @@
 
 use core::time::Duration;
 
+use muster_model::Epoch;
+
 use crate::event::CaseSeed;
+use crate::tries::CaseTries;
 
 /// Where a case is. Every case is in exactly one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,16 +66,37 @@ impl Case {
         if seed.failed_last {
             flags |= URGENT;
         }
+        let tries = &seed.tries;
+        if tries.alone {
+            flags |= ALONE | URGENT;
+        }
+        if tries.failed_in_company.is_some() {
+            flags |= FAILED_IN_COMPANY;
+        }
         Self {
             expected_micros: seed.expected.map_or(u32::MAX, known_micros),
-            attempts: 0,
-            failed_tries: 0,
-            faults: 0,
-            losses: 0,
-            losses_alone: 0,
-            losses_uncharged: 0,
+            attempts: tries.attempts,
+            failed_tries: tries.failed_tries,
+            faults: tries.faults,
+            losses: tries.losses,
+            losses_alone: tries.losses_alone,
+            losses_uncharged: tries.losses_uncharged,
             flags,
             state: if seed.decided.is_some() { CaseState::Decided } else { CaseState::Loose },
+        }
+    }
+
+    /// What has been charged to it.
+    pub(crate) fn tries(&self, failed_in_company: Option<Epoch>) -> CaseTries {
+        CaseTries {
+            attempts: self.attempts,
+            failed_tries: self.failed_tries,
+            faults: self.faults,
+            losses: self.losses,
+            losses_alone: self.losses_alone,
+            losses_uncharged: self.losses_uncharged,
+            alone: self.is_alone(),
+            failed_in_company,
         }
     }
 

@@ -7,6 +7,8 @@ use muster_model::attempt::Work;
 use muster_model::outcome::{CaseOutcome, FaultKind, RunOutcome};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
+use crate::tries::CaseTries;
+
 /// Something to do. Names are imperatives. Carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -113,6 +115,18 @@ pub enum Command {
         company: Option<Epoch>,
         /// How many attempts were made at it.
         attempts: u32,
+    },
+    /// Write to the ledger what has been charged to a case that has no outcome yet; the last word counts. Durable before the case's next
+    /// lease is.
+    RecordTries {
+        /// The run.
+        run: RunId,
+        /// The target.
+        target: TargetIndex,
+        /// The case.
+        case: CaseIndex,
+        /// All that has been charged so far.
+        tries: CaseTries,
     },
     /// Remember how a case has to be isolated from now on.
     RememberIsolation {

@@ -9,6 +9,8 @@ use muster_model::platform::{Offer, Requirements};
 use muster_model::spec::Isolation;
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
+use crate::tries::CaseTries;
+
 /// Something that has happened. Names are past participles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -103,6 +105,8 @@ pub struct TargetSeed {
     pub requirements: Requirements,
     /// Whether an attempt has to list its cases; otherwise `CasesDiscovered` follows by itself.
     pub needs_discovery: bool,
+    /// How often a case that failed alone is tried again, where that is not what the run's policy says.
+    pub retries: Option<u32>,
 }
 
 /// A case as its target is discovered.
@@ -117,6 +121,8 @@ pub struct CaseSeed {
     /// Already decided: from the cache, by being ignored, or before a restart. Whoever gives it has published it: it is counted, and no
     /// [`crate::Command::DecideCase`] follows.
     pub decided: Option<CaseOutcome>,
+    /// After a restart: what was charged to it before, as the last [`crate::Command::RecordTries`] said.
+    pub tries: CaseTries,
 }
 
 /// How an attempt ended, without its words.

@@ -110,8 +110,8 @@ impl Scheduler {
     fn apply_verdict(&mut self, closed: &Closed, end: &CaseEnd) {
         let (run, target, epoch) = (closed.lease.run, closed.lease.target, closed.epoch);
         let alone = closed.lease.is_alone();
-        let Some(retries) = self.runs.get(&run).map(|run| run.policy.retries) else { return };
         let facts = self.with_target(run, target, |target| {
+            let retries = target.retries;
             let case = target.case_mut(end.case);
             case.attempts = case.attempts.saturating_add(1);
             Facts {
@@ -145,6 +145,7 @@ impl Scheduler {
                         target.company_failures.insert(end.case, epoch);
                     }
                 });
+                self.record_tries(run, target, end.case);
                 self.enqueue_if_loose(run, target, end.case);
             }
         }
@@ -190,6 +191,7 @@ impl Scheduler {
         }
         for &case in open {
             self.with_target(run, target, |target| target.case_mut(case).send_alone());
+            self.record_tries(run, target, case);
             self.enqueue_if_loose(run, target, case);
         }
     }
@@ -270,6 +272,7 @@ impl Scheduler {
             if faults.is_some_and(|faults| faults >= faults_max) {
                 self.decide(run, target, index, CaseOutcome::Fault(kind), Some(closed.epoch), None);
             } else {
+                self.record_tries(run, target, index);
                 self.enqueue(run, target, index);
             }
         }

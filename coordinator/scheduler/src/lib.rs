@@ -15,7 +15,8 @@
 //!
 //! # After a restart
 //!
-//! The ledger tells runs, cases and open leases again. What is not in it starts anew: counts of tries, of faults and of lost agents.
+//! The ledger tells runs, cases with what was charged to them, and open leases again. What is not in it starts anew: the charges of
+//! discoveries, and which agents a target avoids.
 //!
 //! Architecture Invariant: no lock, no await, no clock, no I/O, no names of cases. A case here is an index and a few bytes.
 #![no_std]
@@ -49,6 +50,7 @@ mod shard;
 mod speculation;
 mod submit;
 mod timeout;
+mod tries;
 mod view;
 
 #[cfg(test)]
@@ -69,6 +71,7 @@ use leases::Lease;
 pub use planted::PlantedBug;
 use run::Run;
 use timeout::Hold;
+pub use tries::CaseTries;
 pub use view::{AgentView, AttemptView, QueueView, RunView, View};
 
 /// The coordinator's state machine.

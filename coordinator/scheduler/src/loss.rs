@@ -71,6 +71,7 @@ impl Scheduler {
                 self.remember(run, target, index, true);
                 self.decide(run, target, index, CaseOutcome::Poison, Some(closed.epoch), None);
             } else {
+                self.record_tries(run, target, index);
                 self.enqueue(run, target, index);
             }
         }

@@ -30,6 +30,8 @@ pub enum PlantedBug {
     PoisonRequeued,
     /// Leases that the ledger holds open are ignored after a restart, although their agents still run.
     RestoredLeaseIgnored,
+    /// What was charged to a case before a restart counts no more.
+    TriesForgotten,
     /// A copy is given to the agent that runs the original.
     CopyOnSameAgent,
     /// More attempts are given to an agent than it has room for.
@@ -38,7 +40,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// Every one, in the order of their declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoEpochCheck,
         Self::EpochReused,
         Self::LeaseNeverExpires,
@@ -52,6 +54,7 @@ impl PlantedBug {
         Self::ReturnedDropped,
         Self::PoisonRequeued,
         Self::RestoredLeaseIgnored,
+        Self::TriesForgotten,
         Self::CopyOnSameAgent,
         Self::SlotsIgnored,
     ];

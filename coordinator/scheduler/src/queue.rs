@@ -66,7 +66,7 @@ mod tests {
         let seed = (prop::option::of(0_u64..50), any::<bool>(), any::<bool>());
         let case = seed.prop_map(|(time, failed_last, needs_alone)| {
             let expected = time.map(Duration::from_millis);
-            let mut case = Case::new(&CaseSeed { expected, failed_last, needs_alone, decided: None }, false);
+            let mut case = Case::new(&CaseSeed { expected, failed_last, needs_alone, ..CaseSeed::default() }, false);
             case.state = CaseState::Queued;
             case
         });

@@ -39,6 +39,8 @@ pub(crate) enum Discovery {
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) class: ClassIndex,
+    /// How often a case that failed alone is tried again.
+    pub(crate) retries: u32,
     pub(crate) discovery: Discovery,
     /// Faults of discovery, lost agents included.
     pub(crate) discovery_faults: u8,
@@ -62,9 +64,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn new(class: ClassIndex, needs_discovery: bool) -> Self {
+    pub(crate) fn new(class: ClassIndex, needs_discovery: bool, retries: u32) -> Self {
         Self {
             class,
+            retries,
             discovery: if needs_discovery { Discovery::Queued } else { Discovery::Awaited },
             discovery_faults: 0,
             discovery_losses_uncharged: 0,

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use muster_model::attempt::Work;
 use muster_model::spec::Isolation;
-use muster_model::{AgentId, Epoch, RunId, TargetIndex};
+use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
 use crate::agents::{Agent, AgentState};
 use crate::case::{Case, CaseState};
@@ -25,7 +25,7 @@ impl Scheduler {
             if is_new {
                 self.match_class(class);
             }
-            targets.push(Target::new(class, seed.needs_discovery));
+            targets.push(Target::new(class, seed.needs_discovery, seed.retries.unwrap_or(policy.retries)));
         }
         let run = Run {
             policy,
@@ -53,6 +53,11 @@ impl Scheduler {
     }
 
     pub(crate) fn take_cases(&mut self, id: RunId, index: TargetIndex, seeds: &[CaseSeed]) {
+        #[cfg(feature = "planted-bugs")]
+        let forgetful: Vec<CaseSeed> =
+            seeds.iter().map(|seed| CaseSeed { tries: Default::default(), ..*seed }).collect();
+        #[cfg(feature = "planted-bugs")]
+        let seeds = if self.is_planted(crate::PlantedBug::TriesForgotten) { forgetful.as_slice() } else { seeds };
         let Some(run) = self.runs.get_mut(&id) else { return };
         let always_alone = run.policy.isolation == Isolation::Process;
         let Some(target) = run.target(index) else { return };
@@ -72,6 +77,10 @@ impl Scheduler {
             match seed.decided {
                 Some(outcome) => run.tally(outcome),
                 None => {
+                    if let Some(epoch) = seed.tries.failed_in_company {
+                        let case = CaseIndex(position as u32);
+                        run.target_mut(index).company_failures.insert(case, epoch);
+                    }
                     run.to_execute.add(run.target(index).and_then(|target| target.cases[position].expected()));
                     undecided.push(position);
                 }

@@ -8,8 +8,10 @@ use rusqlite::Connection;
 
 use super::LedgerError;
 
+/// What each format added to the one before it.
+const FORMATS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 /// The newest format that this build knows, kept as SQLite's `user_version`.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// The first SQLite whose write-ahead log can't be damaged by a checkpoint that runs beside a write.
 const LIBRARY_MIN: i32 = 3_051_003;
 
@@ -78,9 +80,11 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> 
     if found > FORMAT {
         return Err(LedgerError::Newer { path: path.to_owned(), found, known: FORMAT });
     }
-    if found == 0 {
+    if found < FORMAT {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(include_str!("schema.sql"))?;
+        for missing in FORMATS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+            transaction.execute_batch(missing)?;
+        }
         transaction.pragma_update(None, "user_version", FORMAT)?;
         transaction.commit()?;
     }

@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
 use super::tally::{Conclusion, conclude};
+use super::tries::{self, TriesRecord};
 use super::{LedgerError, open, outcome};
 use crate::history::{CaseHistory, TargetHash};
 
@@ -35,6 +36,8 @@ pub(crate) enum Record {
     Event { run: RunId, sequence: u64, event: Vec<u8> },
     /// A case is decided: compare-and-set.
     Outcome(OutcomeRecord),
+    /// What is charged to a case that has no outcome yet.
+    Tries(Box<TriesRecord>),
     /// What was learned about a case.
     History(Box<HistoryRecord>),
     /// A run is over. The answer is the event that says so.
@@ -176,6 +179,7 @@ impl Record {
             }
             Self::Event { run, sequence, event } => write_event(transaction, run, sequence, &event)?,
             Self::Outcome(decided) => decide(transaction, &decided)?,
+            Self::Tries(record) => tries::write(transaction, &record)?,
             Self::History(learned) => learn(transaction, &learned)?,
             Self::Counters(counters) => {
                 for (name, count) in counters {
@@ -326,6 +330,7 @@ fn close(transaction: &Transaction<'_>, finish: FinishRecord) -> Result<v1::RunE
         params![run, outcome.name(), signed(finish.wall_ms), finish.efficiency.encode_to_vec()],
     )?;
     transaction.execute("UPDATE attempts SET open = 0, result = 'withdrawn' WHERE run = ?1 AND open = 1", [run])?;
+    transaction.execute("DELETE FROM tries WHERE run = ?1", [run])?;
     write_event(transaction, finish.run, finish.sequence, &event.encode_to_vec())?;
     forget_old_runs(transaction, finish.run)?;
     Ok(event)

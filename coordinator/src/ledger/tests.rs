@@ -4,6 +4,7 @@ use muster_model::attempt::{Timings, Usage, Work};
 use muster_model::outcome::{CaseOutcome, RunOutcome, Verdict};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 use muster_proto::v1;
+use muster_scheduler::CaseTries;
 use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -232,4 +233,37 @@ async fn old_finished_runs_are_forgotten_and_their_epochs_never_come_back() {
     assert!(ledger.read_now(|connection| read::attempts(connection, first)).unwrap().is_empty());
     drop(ledger);
     assert_eq!(Ledger::open(folder.path()).unwrap().first_epoch(), Epoch(78));
+}
+
+#[tokio::test]
+async fn what_is_charged_to_a_case_outlives_a_restart_and_not_its_run() {
+    let (folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one", "two"]).await;
+    let tries = CaseTries { attempts: 2, failed_tries: 1, failed_in_company: Some(Epoch(7)), ..CaseTries::default() };
+    let failure = v1::CaseReport { message: "it broke".into(), ..v1::CaseReport::default() };
+    let record = |tries| TriesRecord { run, target: TARGET, case: CaseIndex(1), tries, failure: Some(failure.clone()) };
+    ledger.append(Record::Tries(Box::new(record(CaseTries::default()))));
+    let ticket = ledger.append(Record::Tries(Box::new(record(tries))));
+    ledger.wait(ticket).await.unwrap();
+    drop(ledger);
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let rows = ledger.read_now(|connection| tries::read(connection, run)).unwrap();
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!((row.case, row.tries, row.failure.as_ref()), (CaseIndex(1), tries, Some(&failure)));
+    decide(&ledger, run, 0, PASSED, 1);
+    decide(&ledger, run, 1, PASSED, 2);
+    finish(&ledger, run, 2, 2).await;
+    assert_eq!(ledger.read_now(|connection| tries::read(connection, run)).unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_first_format_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = rusqlite::Connection::open(folder.path().join("ledger.sqlite3")).unwrap();
+    connection.execute_batch(include_str!("schema.sql")).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(connection);
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let run = run_with_cases(&ledger, "a", &["one"]).await;
+    assert_eq!(ledger.read_now(|connection| tries::read(connection, run)).unwrap().len(), 0);
 }

@@ -7,12 +7,12 @@ use muster_model::attempt::{AttemptResult, Timings, Usage, Work};
 use muster_model::outcome::{CaseOutcome, FaultKind, Verdict};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 use muster_proto::v1;
-use muster_scheduler::Command;
+use muster_scheduler::{CaseTries, Command};
 use prost::Message;
 
 use super::SchedulerTask;
 use crate::effects::Effect;
-use crate::ledger::{AttemptEndRecord, HistoryRecord, LeaseRecord, OutcomeRecord, Record};
+use crate::ledger::{AttemptEndRecord, HistoryRecord, LeaseRecord, OutcomeRecord, Record, TriesRecord};
 use crate::open_run::{AttemptEndNote, LeaseNote};
 use crate::planning::{discovery_record, passed_record};
 use crate::words::{self, DecidedCase, KeptReport, fault_sentence};
@@ -48,6 +48,7 @@ impl SchedulerTask {
             Command::DecideCase { run, target, case, outcome, epoch, company, attempts } => {
                 self.decide(run, DecidedCase { target, case, outcome, epoch, company, attempts });
             }
+            Command::RecordTries { run, target, case, tries } => self.record_tries(run, target, case, tries),
             Command::RememberIsolation { run, target, case, needs_alone } => {
                 self.learn(run, target, case, |history| history.needs_alone = needs_alone);
             }
@@ -82,6 +83,12 @@ impl SchedulerTask {
             queued_unix_ms,
             assigned_unix_ms,
         })));
+    }
+
+    fn record_tries(&mut self, run: RunId, target: TargetIndex, case: CaseIndex, tries: CaseTries) {
+        let Some(open) = self.runs.get(&run) else { return };
+        let failure = open.failures.get(&(target, case)).map(v1::CaseReport::from);
+        self.append(Record::Tries(Box::new(TriesRecord { run, target, case, tries, failure })));
     }
 
     fn assign(&mut self, agent: AgentId, epoch: Epoch) {

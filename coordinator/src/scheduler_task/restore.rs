@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use muster_model::attempt::{DiscoveredCase, Timings, Usage, Work};
+use muster_model::attempt::{CaseReport, DiscoveredCase, Timings, Usage, Work};
 use muster_model::spec::RunSpec;
 use muster_model::{CaseIndex, RunId, TargetIndex};
 use muster_proto::v1;
@@ -11,6 +11,7 @@ use muster_scheduler::{CaseSeed, Event};
 
 use super::{SchedulerTask, submitted};
 use crate::history::CaseHistory;
+use crate::ledger::tries::{self, TriesRow};
 use crate::ledger::{AttemptRow, LedgerError, OpenRunRow, TargetRow, read};
 use crate::open_run::{AttemptEndNote, LeaseNote, OpenCase, OpenRun, PreparedRun};
 use crate::planning::seed;
@@ -38,8 +39,13 @@ impl SchedulerTask {
             row.targets.get(target).is_some_and(|target| target.discovered.is_some() || target.planned.is_some())
         };
         self.tell(submitted(&prepared, |target| !is_known(target)));
+        let mut tries: HashMap<TargetIndex, Vec<TriesRow>> = HashMap::new();
+        for row in self.surroundings.ledger.read_now(|connection| tries::read(connection, run))? {
+            tries.entry(row.target).or_default().push(row);
+        }
         for (target, row) in row.targets.iter().enumerate() {
-            self.restore_target(run, TargetIndex(target as u32), row)?;
+            let target = TargetIndex(target as u32);
+            self.restore_target(run, target, row, tries.remove(&target).unwrap_or_default())?;
         }
         for attempt in attempts.into_iter().filter(|attempt| attempt.is_open) {
             let is_discovered = is_known(attempt.target.0 as usize);
@@ -62,9 +68,16 @@ impl SchedulerTask {
         self.publish(run, v1::run_event::Event::RunStarted(started));
     }
 
-    fn restore_target(&mut self, run: RunId, target: TargetIndex, row: &TargetRow) -> Result<(), LedgerError> {
+    fn restore_target(
+        &mut self,
+        run: RunId,
+        target: TargetIndex,
+        row: &TargetRow,
+        tries: Vec<TriesRow>,
+    ) -> Result<(), LedgerError> {
         if let Some(planned) = &row.planned {
-            let seeds = self.restore_cases(run, target, planned, row)?;
+            let mut seeds = self.restore_cases(run, target, planned, row)?;
+            self.restore_tries(run, target, &mut seeds, tries);
             self.tell(Event::CasesDiscovered { run, target, cases: seeds });
         } else if let Some(discovered) = &row.discovered {
             let discovered: Vec<DiscoveredCase> = discovered.try_into().map_err(|_| LedgerError::Damaged("target"))?;
@@ -99,6 +112,19 @@ impl SchedulerTask {
             }
         }
         Ok(seeds)
+    }
+
+    /// A row of a case that is decided meanwhile says nothing any more.
+    fn restore_tries(&mut self, run: RunId, target: TargetIndex, seeds: &mut [CaseSeed], rows: Vec<TriesRow>) {
+        let Some(open) = self.runs.get_mut(&run) else { return };
+        for row in rows {
+            let Some(seed) = seeds.get_mut(row.case.0 as usize).filter(|seed| seed.decided.is_none()) else { continue };
+            seed.tries = row.tries;
+            let failure = row.failure.as_ref().and_then(|failure| CaseReport::try_from(failure).ok());
+            if let Some(failure) = failure {
+                open.failures.insert((target, row.case), failure);
+            }
+        }
     }
 
     fn restore_lease(&mut self, run: RunId, attempt: AttemptRow, is_discovered: bool) {

@@ -15,7 +15,7 @@ use muster_model::attempt::{
 };
 use muster_model::outcome::Verdict;
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements};
-use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, RunPolicy, RunSpec, TargetSpec};
+use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, RunPolicy, RunSpec, TargetPolicy, TargetSpec};
 use muster_model::{AgentId, CaseIndex, Epoch};
 use muster_proto::convert::{AgentHello, DesiredEntry};
 use muster_proto::v1::fleet_client::FleetClient;
@@ -233,6 +233,7 @@ pub fn target(name: &str) -> TargetSpec {
         requirements: Requirements { base: BaseRequest::Named("debian-12".into()), ..Requirements::default() },
         limits: EnvironmentLimits::default(),
         shards: 0,
+        policy: TargetPolicy::default(),
     }
 }
 

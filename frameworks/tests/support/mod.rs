@@ -16,7 +16,7 @@ use muster_frameworks::{
 use muster_model::attempt::DiscoveredCase;
 use muster_model::outcome::Verdict;
 use muster_model::platform::{BaseRequest, EnvironmentKind, Requirements};
-use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, TargetSpec};
+use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, TargetPolicy, TargetSpec};
 use muster_model::{CaseIndex, Instant};
 
 /// The nonce of recorded outputs; that of real shards begins with it.
@@ -41,6 +41,7 @@ pub(crate) fn target(kind: FrameworkKind, arguments: &[&str], directory: &Path) 
         },
         limits: EnvironmentLimits::default(),
         shards: 1,
+        policy: TargetPolicy::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use muster_model::Digest;
 use muster_model::limits;
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements};
 use muster_model::spec::{
-    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetSpec,
+    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec,
 };
 
 use super::{ConvertError, at_most, required};
@@ -165,6 +165,10 @@ impl From<&TargetSpec> for v1::TargetSpec {
                 output_bytes: target.limits.output_bytes,
             }),
             shards: target.shards,
+            policy: (target.policy != TargetPolicy::default()).then(|| v1::TargetPolicy {
+                retries: target.policy.retries,
+                case_timeout_ms: target.policy.case_timeout.map(milliseconds),
+            }),
         }
     }
 }
@@ -179,6 +183,10 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
         at_most("target.layers", target.layers.len(), limits::LAYERS_PER_TARGET_MAX)?;
         at_most("target.shards", target.shards as usize, limits::CASES_PER_TARGET_MAX)?;
         let limits = target.limits.unwrap_or_default();
+        let policy = target.policy.unwrap_or_default();
+        if policy.case_timeout_ms == Some(0) {
+            return Err(ConvertError::new("target.policy.case_timeout_ms", "must be at least 1"));
+        }
         Ok(Self {
             name: target.name.clone(),
             suite: target.suite.clone(),
@@ -192,8 +200,17 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
                 output_bytes: limits.output_bytes,
             },
             shards: target.shards,
+            policy: TargetPolicy {
+                retries: policy.retries,
+                case_timeout: policy.case_timeout_ms.map(Duration::from_millis),
+            },
         })
     }
+}
+
+/// Rounded up, so that the shortest time does not become none.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 fn command(command: &v1::CommandSpec) -> Result<CommandSpec, ConvertError> {
@@ -242,7 +259,7 @@ impl From<&RunPolicy> for v1::RunPolicy {
         Self {
             isolation: isolation.into(),
             retries: policy.retries,
-            case_timeout_ms: u64::try_from(policy.case_timeout.as_millis()).unwrap_or(u64::MAX),
+            case_timeout_ms: milliseconds(policy.case_timeout),
             fail_fast: policy.fail_fast,
             read_cache: policy.read_cache,
             cache_host_results: policy.cache_host_results,

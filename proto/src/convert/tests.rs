@@ -6,7 +6,7 @@ use muster_model::attempt::{AttemptReport, AttemptResult, CaseReport, Discovered
 use muster_model::outcome::{Fault, FaultKind, Verdict};
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Properties, Requirements};
 use muster_model::spec::{
-    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetSpec,
+    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec,
 };
 use muster_model::{CaseIndex, Digest, Epoch};
 use proptest::prelude::*;
@@ -32,6 +32,7 @@ fn target(name: &str) -> TargetSpec {
         },
         limits: EnvironmentLimits { memory_bytes: 1, processes: 2, output_bytes: 3 },
         shards: 0,
+        policy: TargetPolicy { retries: Some(0), case_timeout: Some(Duration::from_millis(1)) },
     }
 }
 

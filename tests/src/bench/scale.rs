@@ -148,7 +148,7 @@ fn one(agents: u64, cases: usize) {
         finished: false,
     };
     let run = RunId(1);
-    let targets = vec![TargetSeed { requirements: Requirements::default(), needs_discovery: false }];
+    let targets = vec![TargetSeed { requirements: Requirements::default(), needs_discovery: false, retries: None }];
     crowd.handle(Event::RunSubmitted { run, policy: SchedulingPolicy::default(), targets });
     let start = std::time::Instant::now();
     crowd.handle(Event::CasesDiscovered { run, target: TargetIndex(0), cases: seeds });

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use muster_tests::simulation::{Planted, simulate};
+use muster_tests::simulation::{Planted, SOMETIMES, simulate};
 
 /// Simulates fleets: delayed, dropped, doubled and reordered messages, partitions, deaths, crashes with a torn ledger.
 #[derive(Parser)]
@@ -47,9 +47,14 @@ fn main() -> ExitCode {
     for (what, times) in &sometimes {
         println!("| {what} | {times} |");
     }
+    let unseen: Vec<&str> = SOMETIMES.into_iter().filter(|what| !sometimes.contains_key(what)).collect();
+    let is_blind = arguments.seeds >= 100 && !unseen.is_empty();
+    if is_blind {
+        println!("never seen, so nothing is known about it: {}", unseen.join(", "));
+    }
     let seconds = start.elapsed().as_secs_f64();
     println!("{} seeds, {steps} steps, {} failed, {seconds:.1} s", arguments.seeds, failures.len());
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() && !is_blind { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn tell(seed: u64) -> ExitCode {

@@ -113,7 +113,9 @@ impl Coordinator {
                 let target = TargetIndex(target as u32);
                 let mut seeds = seeds(cases);
                 for (case, seed) in seeds.iter_mut().enumerate() {
-                    seed.decided = state.decided.get(&(run, target, muster_model::CaseIndex(case as u32))).copied();
+                    let name = (run, target, muster_model::CaseIndex(case as u32));
+                    seed.decided = state.decided.get(&name).copied();
+                    seed.tries = state.tries.get(&name).copied().unwrap_or_default();
                 }
                 scheduler.handle_event(now, Event::CasesDiscovered { run, target, cases: seeds });
             }
@@ -188,6 +190,10 @@ impl Coordinator {
             }
             Command::DecideCase { run, target, case, outcome, epoch, .. } => {
                 self.ledger.append(Record::Decided { run, target, case, outcome, epoch });
+                return;
+            }
+            Command::RecordTries { run, target, case, tries } => {
+                self.ledger.append(Record::Tries { case: (run, target, case), tries });
                 return;
             }
             Command::AcceptDiscovery { run, target, .. } => {
@@ -303,6 +309,7 @@ pub(super) fn submitted(run: RunId, planned: &PlannedRun, discovered: impl Fn(us
     let targets = planned.targets.iter().enumerate().map(|(position, target)| TargetSeed {
         requirements: target.requirements.clone(),
         needs_discovery: !discovered(position),
+        retries: target.retries,
     });
     Event::RunSubmitted { run, policy: planned.policy, targets: targets.collect() }
 }
@@ -313,7 +320,7 @@ pub(super) fn seeds(target: &PlannedTarget) -> Vec<CaseSeed> {
         expected: case.known.then_some(case.duration),
         failed_last: case.failed_last,
         needs_alone: case.needs_alone,
-        decided: None,
+        ..CaseSeed::default()
     };
     target.cases.iter().map(seed).collect()
 }

@@ -6,6 +6,9 @@ use muster_model::attempt::Work;
 use muster_model::outcome::{CaseOutcome, RunOutcome};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
+use muster_scheduler::{CaseTries, Config};
+
+use super::checks::CaseName;
 use super::network::Content;
 
 /// One record.
@@ -16,6 +19,7 @@ pub(super) enum Record {
     Lease { epoch: Epoch, agent: AgentId, content: Content },
     LeaseClosed(Epoch),
     Decided { run: RunId, target: TargetIndex, case: CaseIndex, outcome: CaseOutcome, epoch: Option<Epoch> },
+    Tries { case: CaseName, tries: CaseTries },
     Finished { run: RunId, outcome: RunOutcome },
 }
 
@@ -27,6 +31,7 @@ pub(super) struct State {
     pub(super) leases: BTreeMap<Epoch, (AgentId, Content)>,
     pub(super) open: BTreeMap<Epoch, (AgentId, Content)>,
     pub(super) decided: BTreeMap<(RunId, TargetIndex, CaseIndex), CaseOutcome>,
+    pub(super) tries: BTreeMap<CaseName, CaseTries>,
     pub(super) finished: BTreeMap<RunId, RunOutcome>,
 }
 
@@ -35,7 +40,8 @@ impl State {
     ///
     /// # Panics
     ///
-    /// When a case is decided twice (I1, I3), by an attempt that was never leased for it (I2), or a run is closed twice.
+    /// When a case is decided twice (I1, I3), by an attempt that was never leased for it (I2), against what was charged to it, or a run is
+    /// closed twice.
     fn apply(&mut self, record: &Record) {
         match record {
             Record::Run(run) => self.runs.push(*run),
@@ -52,14 +58,36 @@ impl State {
                 if let Some(epoch) = epoch {
                     self.assert_leased(*epoch, *run, *target, *case);
                 }
+                self.assert_earned(&(*run, *target, *case), *outcome);
                 assert!(!self.finished.contains_key(run), "I3: a case of the finished run {run} was decided");
                 let known = self.decided.insert((*run, *target, *case), *outcome);
                 assert!(known.is_none(), "I1: case {case} of target {target} of run {run} was decided twice");
+            }
+            Record::Tries { case, tries } => {
+                self.tries.insert(*case, *tries);
             }
             Record::Finished { run, outcome } => {
                 assert!(self.finished.insert(*run, *outcome).is_none(), "run {run} finished twice");
                 self.open.retain(|_, (_, content)| content.run != *run);
             }
+        }
+    }
+
+    /// What an outcome rests on is in the ledger too: it must be the same whether the coordinator was restarted on the way or not.
+    fn assert_earned(&self, case: &CaseName, outcome: CaseOutcome) {
+        let tries = self.tries.get(case).copied().unwrap_or_default();
+        let failed = (tries.failed_tries > 0, tries.failed_in_company.is_some());
+        match outcome {
+            CaseOutcome::Flaky => assert!(failed.0, "{case:?} is flaky and no failed try is recorded"),
+            CaseOutcome::Interference => assert!(failed.1, "{case:?} never failed in company, by what is recorded"),
+            CaseOutcome::Poison => {
+                let losses = Config::default().losses_alone_before_poison - 1;
+                assert!(tries.losses_alone >= losses, "{case:?} is poison after {tries:?}");
+            }
+            outcome if outcome.is_success() => {
+                assert_eq!(failed, (false, false), "{case:?} is {outcome:?} and has failed before");
+            }
+            _ => {}
         }
     }
 

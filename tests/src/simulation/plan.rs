@@ -52,6 +52,8 @@ pub(super) struct PlannedCase {
 #[derive(Clone, Debug)]
 pub(super) struct PlannedTarget {
     pub(super) requirements: Requirements,
+    /// Instead of the run's.
+    pub(super) retries: Option<u32>,
     pub(super) cases: Vec<PlannedCase>,
 }
 
@@ -147,7 +149,9 @@ fn target(random: &mut Random, hostile: bool) -> PlannedTarget {
     let mean_ms = [5, 50, 400, 1500][random.between(0, 3) as usize];
     let trouble = if random.happens(500) { random.between(0, 200) } else { 0 };
     let cases = (0..random.between(0, 60)).map(|_| case(random, hostile, mean_ms, trouble)).collect();
-    PlannedTarget { requirements: Requirements { properties: Properties::new(pool), ..Requirements::default() }, cases }
+    let retries = random.happens(200).then(|| random.between(0, 3) as u32);
+    let requirements = Requirements { properties: Properties::new(pool), ..Requirements::default() };
+    PlannedTarget { requirements, retries, cases }
 }
 
 fn case(random: &mut Random, hostile: bool, mean_ms: u64, trouble: u64) -> PlannedCase {

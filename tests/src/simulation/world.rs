@@ -61,6 +61,8 @@ pub(super) struct World {
     ordinal: u64,
     connections: u64,
     committing: bool,
+    /// The coordinator loses power while it next writes.
+    crash_awaits_write: bool,
     calm: bool,
     tries: BTreeMap<CaseName, u32>,
     cancelled: Vec<RunId>,
@@ -91,6 +93,7 @@ impl World {
             ordinal: 0,
             connections: 0,
             committing: false,
+            crash_awaits_write: false,
             calm: false,
             tries: BTreeMap::new(),
             cancelled: Vec::new(),
@@ -242,6 +245,9 @@ impl World {
             Happening::Step { agent, life, epoch, step } => self.execute(agent, life, epoch, step),
             Happening::Commit { generation, count } => {
                 if generation == self.coordinator.generation && self.coordinator.scheduler.is_some() {
+                    if std::mem::take(&mut self.crash_awaits_write) && !self.calm {
+                        return self.crash_coordinator();
+                    }
                     self.committing = false;
                     self.coordinator.ledger.commit(count);
                 }
@@ -592,13 +598,15 @@ impl World {
             self.coordinator.ledger.state().decided.iter().map(|(case, outcome)| (*case, *outcome)).collect();
         for (case, outcome) in decided {
             let run = &self.plan.runs[case.0.0 as usize];
-            let behaviour = run.targets[case.1.0 as usize].cases[case.2.0 as usize].behaviour;
+            let target = &run.targets[case.1.0 as usize];
+            let behaviour = target.cases[case.2.0 as usize].behaviour;
+            let retries = target.retries.unwrap_or(run.policy.retries);
             let excuses = Excuses {
                 losses: self.coordinator.losses.get(&case).copied().unwrap_or(0),
                 cancelled: run.policy.fail_fast || self.cancelled.contains(&case.0),
                 faults: self.plan.weather.environment_fault_permille > 0 || self.may_be_unschedulable(),
             };
-            check_outcome(case, behaviour, run.policy.retries, outcome, excuses);
+            check_outcome(case, behaviour, retries, outcome, excuses);
         }
     }
 

@@ -115,7 +115,7 @@ impl World {
     }
 
     pub(super) fn submit(&mut self, run: RunId, policy: SchedulingPolicy, targets: usize) {
-        let seed = TargetSeed { requirements: requirements(), needs_discovery: false };
+        let seed = TargetSeed { requirements: requirements(), needs_discovery: false, retries: None };
         self.event(Event::RunSubmitted { run, policy, targets: vec![seed; targets] });
     }
 

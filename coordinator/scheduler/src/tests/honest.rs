@@ -88,7 +88,8 @@ struct Fleet {
 impl Fleet {
     fn new(policy: SchedulingPolicy, cases: Vec<Vec<CaseSeed>>) -> Self {
         let mut world = World::new();
-        let targets = std::vec![TargetSeed { requirements: requirements(), needs_discovery: true }; cases.len()];
+        let targets =
+            std::vec![TargetSeed { requirements: requirements(), needs_discovery: true, retries: None }; cases.len()];
         world.event(Event::RunSubmitted { run: RunId(1), policy, targets: targets.clone() });
         world.event(Event::RunSubmitted { run: RunId(2), policy, targets });
         let mut fleet = Self {
@@ -176,6 +177,7 @@ impl Fleet {
             Command::PlanRun { .. }
             | Command::ReportCaseStarted { .. }
             | Command::ReportFault { .. }
+            | Command::RecordTries { .. }
             | Command::RememberIsolation { .. } => {}
         }
     }

@@ -3,13 +3,13 @@
 use std::vec;
 use std::vec::Vec;
 
-use muster_model::attempt::Interruption;
-use muster_model::outcome::{CaseOutcome, RunOutcome, Verdict};
+use muster_model::attempt::{Interruption, Stage};
+use muster_model::outcome::{CaseOutcome, FaultKind, RunOutcome, Verdict};
 use muster_model::spec::Isolation;
 use muster_model::{CaseIndex, Epoch};
 
 use super::fixture::*;
-use crate::{AttemptEnd, CaseSeed, Command, SchedulingPolicy};
+use crate::{AttemptEnd, CaseSeed, CaseTries, Command, Event, SchedulingPolicy, TargetSeed};
 
 /// One agent with one slot and one shard of so many quick cases.
 fn company(policy: SchedulingPolicy, count: usize) -> (World, Leased) {
@@ -199,4 +199,81 @@ fn a_case_under_way_is_told_once() {
     world.report(1, &running);
     let started = Command::ReportCaseStarted { run: RUN, target: TARGET, case: CaseIndex(1), agent: shard.agent };
     assert_eq!(world.take(), [started]);
+}
+
+/// What is charged to a case, as it was told last.
+fn tries_of(commands: &[Command], wanted: u32) -> CaseTries {
+    let told = commands.iter().rev().find_map(|command| match command {
+        Command::RecordTries { case, tries, .. } if case.0 == wanted => Some(*tries),
+        _ => None,
+    });
+    told.expect("it was charged with something")
+}
+
+/// A world in which the coordinator has been restarted: one case, with what was charged to it before.
+fn restarted(retries: u32, tries: CaseTries) -> World {
+    let mut world = World::new();
+    world.agent(1, 1);
+    let policy = SchedulingPolicy { retries, ..policy() };
+    world.run(policy, vec![CaseSeed { tries, ..known(10) }]);
+    world
+}
+
+#[test]
+fn a_restart_does_not_give_a_case_its_tries_back() {
+    let (mut world, shard) = company(SchedulingPolicy { retries: 1, ..policy() }, 1);
+    world.ran(&shard, &[(0, FAILED)]);
+    let tries = tries_of(&world.take(), 0);
+    assert_eq!((tries.attempts, tries.failed_tries, tries.alone), (1, 1, true));
+
+    let mut world = restarted(1, tries);
+    let shard = world.leases().remove(0);
+    world.ran(&shard, &[(0, FAILED)]);
+    assert_eq!(outcomes(&world.take()), [(0, CaseOutcome::Verdict(FAILED))]);
+}
+
+#[test]
+fn interference_is_shown_over_a_restart() {
+    let (mut world, shard) = company(policy(), 2);
+    world.ran(&shard, &[(0, PASSED), (1, FAILED)]);
+    let tries = tries_of(&world.take(), 1);
+    assert_eq!(tries.failed_in_company, Some(shard.epoch));
+
+    let mut world = restarted(0, tries);
+    let alone = world.leases().remove(0);
+    assert!(alone.is_alone());
+    world.ran(&alone, &[(0, PASSED)]);
+    let commands = world.take();
+    let companies: Vec<Option<Epoch>> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::DecideCase { outcome: CaseOutcome::Interference, company, .. } => Some(*company),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(companies, [Some(shard.epoch)]);
+}
+
+#[test]
+fn poison_stays_under_suspicion_over_a_restart() {
+    let mut world = restarted(0, CaseTries { losses: 1, losses_alone: 1, alone: true, ..CaseTries::default() });
+    let shard = world.leases().remove(0);
+    assert!(shard.is_alone());
+    world.report(1, &[status(&shard, Stage::Running, Some(0))]);
+    world.finished(&shard, AttemptEnd::Fault(FaultKind::AgentLost));
+    assert_eq!(outcomes(&world.take()), [(0, CaseOutcome::Poison)]);
+}
+
+#[test]
+fn a_target_may_have_retries_of_its_own() {
+    let mut world = World::new();
+    world.agent(1, 1);
+    let targets = vec![TargetSeed { requirements: requirements(), needs_discovery: false, retries: Some(1) }];
+    world.event(Event::RunSubmitted { run: RUN, policy: policy(), targets });
+    world.event(Event::CasesDiscovered { run: RUN, target: TARGET, cases: vec![known(10)] });
+    for verdict in [FAILED, PASSED] {
+        let shard = world.leases().remove(0);
+        world.ran(&shard, &[(0, verdict)]);
+    }
+    assert_eq!(outcomes(&world.take()), [(0, CaseOutcome::Flaky)]);
 }

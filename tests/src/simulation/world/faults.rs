@@ -52,7 +52,8 @@ impl World {
                     machine.handle_event(clock, state::Event::DrainRequested);
                 }
             }
-            _ if self.plan.weather.crashes_coordinator => self.crash_coordinator(),
+            _ if self.plan.weather.crashes_coordinator && self.random.happens(500) => self.crash_coordinator(),
+            _ if self.plan.weather.crashes_coordinator => self.crash_awaits_write = true,
             _ => {}
         }
     }
@@ -88,7 +89,7 @@ impl World {
         self.within(1, 500, Happening::Connect { agent: position, life });
     }
 
-    fn crash_coordinator(&mut self) {
+    pub(super) fn crash_coordinator(&mut self) {
         if self.coordinator.scheduler.is_none() {
             return;
         }
@@ -112,6 +113,10 @@ impl World {
     pub(super) fn coordinator_up(&mut self) {
         if self.coordinator.scheduler.is_none() {
             self.coordinator.start(self.now, &self.plan.runs);
+            let state = self.coordinator.ledger.state();
+            if state.tries.keys().any(|case| !state.decided.contains_key(case)) {
+                self.sometimes("charges restored");
+            }
             for run in self.cancelled.clone() {
                 // The client of a run that was cancelled asks again until it is told that the run has ended.
                 self.coordinator.handle(self.now, Event::RunCancelled { run });

@@ -1,0 +1,43 @@
+//! What has been charged to a case that has no outcome yet: it must outlive the coordinator.
+//!
+//! Whatever is charged is told by [`Command::RecordTries`] before the case's next lease is, and comes back after a restart in its
+//! [`crate::CaseSeed`]. Otherwise a restart would give every case its whole budget again, and a case that takes agents down could go on
+//! doing so for as long as coordinators restart.
+
+use muster_model::{CaseIndex, Epoch, RunId, TargetIndex};
+
+use crate::{Command, Scheduler};
+
+/// What has been charged to a case without an outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CaseTries {
+    /// Attempts in which it ran, or may have run.
+    pub attempts: u16,
+    /// Tries alone that failed.
+    pub failed_tries: u16,
+    /// Faults other than lost agents.
+    pub faults: u8,
+    /// Agents lost with it, before it came under suspicion.
+    pub losses: u8,
+    /// Agents lost with it running alone, as a suspect.
+    pub losses_alone: u8,
+    /// Agents lost with it before they said that they had started.
+    pub losses_uncharged: u8,
+    /// It has to run in a process of its own.
+    pub alone: bool,
+    /// The attempt in which it failed in company, if it did.
+    pub failed_in_company: Option<Epoch>,
+}
+
+impl Scheduler {
+    /// Tells what is charged to a case that is tried again.
+    pub(crate) fn record_tries(&mut self, run: RunId, target: TargetIndex, case: CaseIndex) {
+        let Some(tries) = self.with_target(run, target, |target| {
+            let failed_in_company = target.company_failures.get(&case).copied();
+            target.case_mut(case).tries(failed_in_company)
+        }) else {
+            return;
+        };
+        self.push(Command::RecordTries { run, target, case, tries });
+    }
+}
