@@ -2,10 +2,20 @@
 
 use std::error::Error;
 
-const FILES: [&str; 6] = [
-    "reapi/remote_execution.proto",
+const FILES: [&str; 16] = [
+    "reapi/action.proto",
+    "reapi/action_cache.proto",
+    "reapi/asset.proto",
     "reapi/bytestream.proto",
+    "reapi/capabilities.proto",
+    "reapi/cas.proto",
+    "reapi/digest.proto",
+    "reapi/error_details.proto",
+    "reapi/execution.proto",
+    "reapi/operations.proto",
+    "reapi/request_metadata.proto",
     "reapi/status.proto",
+    "reapi/tree.proto",
     "muster/v1/fleet.proto",
     "muster/v1/run.proto",
     "muster/v1/status.proto",

@@ -91,6 +91,23 @@ pub fn case_key(target: ActionKey, case: &str) -> ActionKey {
     fields.finish()
 }
 
+/// The key of an action of the Remote Execution API, which has results of its own in every instance.
+pub fn remote_action_key(instance: &str, action: &Digest) -> ActionKey {
+    let mut fields = Fields::new("muster 2026-11 remote action key v1");
+    fields.text(instance);
+    fields.digest(action);
+    fields.finish()
+}
+
+/// The key of an entry that a client of a small cache protocol named itself: which protocol, whose entries, which entry.
+pub fn named_entry_key(protocol: &str, scope: &str, name: &str) -> ActionKey {
+    let mut fields = Fields::new("muster 2026-11 named entry key v1");
+    fields.text(protocol);
+    fields.text(scope);
+    fields.text(name);
+    fields.finish()
+}
+
 /// Length-prefixed fields, so that no two lists of fields give the same bytes.
 struct Fields(blake3::Hasher);
 
@@ -198,6 +215,26 @@ mod tests {
         renamed.suite = "another".into();
         renamed.layers[0].purpose = "another".into();
         assert_eq!(target_key(&renamed), target_key(&target()));
+    }
+
+    #[test]
+    fn remote_actions_are_apart_by_instance_function_hash_and_size() {
+        let action = Digest::of(b"action");
+        let keys = [
+            remote_action_key("", &action),
+            remote_action_key("blake3", &action),
+            remote_action_key("", &Digest { function: DigestFunction::Sha256, ..action }),
+            remote_action_key("", &Digest { size_bytes: 0, ..action }),
+            remote_action_key("", &Digest::of(b"another")),
+        ];
+        assert_eq!(keys.iter().collect::<alloc::collections::BTreeSet<_>>().len(), keys.len());
+    }
+
+    #[test]
+    fn a_named_entry_is_not_mistaken_for_one_of_another_scope() {
+        assert_ne!(named_entry_key("gradle", "a", "b"), named_entry_key("gradle", "", "ab"));
+        assert_ne!(named_entry_key("gradle", "a", "b"), named_entry_key("ccache", "a", "b"));
+        assert_eq!(named_entry_key("gradle", "a", "b"), named_entry_key("gradle", "a", "b"));
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 pub const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 /// Digests in one question for missing blobs.
 pub const FIND_MISSING_DIGESTS_MAX: usize = 50_000;
+/// Bytes of an instance's name.
+pub const INSTANCE_NAME_BYTES_MAX: usize = 255;
 /// Bytes of blobs cached by a coordinator or an agent, unless configured.
 pub const CACHE_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
 /// How long a blob stays after a store said that it is there.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, stream};
 use muster_cache::{Blob, BlobStore, StoreError};
 use muster_model::limits::{FIND_MISSING_DIGESTS_MAX, MESSAGE_BYTES_MAX};
@@ -48,6 +49,29 @@ impl fmt::Debug for StorageService {
 
 #[tonic::async_trait]
 impl ContentAddressableStorage for StorageService {
+    type GetTreeStream = BoxStream<'static, Result<reapi::GetTreeResponse, Status>>;
+
+    async fn get_tree(
+        &self,
+        _request: Request<reapi::GetTreeRequest>,
+    ) -> Result<Response<Self::GetTreeStream>, Status> {
+        Err(Status::unimplemented("trees are not served"))
+    }
+
+    async fn split_blob(
+        &self,
+        _request: Request<reapi::SplitBlobRequest>,
+    ) -> Result<Response<reapi::SplitBlobResponse>, Status> {
+        Err(Status::unimplemented("blobs are not split"))
+    }
+
+    async fn splice_blob(
+        &self,
+        _request: Request<reapi::SpliceBlobRequest>,
+    ) -> Result<Response<reapi::SpliceBlobResponse>, Status> {
+        Err(Status::unimplemented("blobs are not spliced"))
+    }
+
     async fn find_missing_blobs(
         &self,
         request: Request<reapi::FindMissingBlobsRequest>,

@@ -35,7 +35,7 @@ pub(super) fn part_status(result: &Result<(), StoreError>) -> rpc::Status {
         Ok(()) => rpc::Status::default(),
         Err(error) => {
             let status = status_of(error);
-            rpc::Status { code: status.code().into(), message: status.message().to_owned() }
+            rpc::Status { code: status.code().into(), message: status.message().to_owned(), details: Vec::new() }
         }
     }
 }

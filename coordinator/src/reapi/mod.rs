@@ -4,6 +4,7 @@
 mod byte_stream;
 mod cas;
 mod errors;
+pub mod instance;
 pub mod resource;
 mod uploads;
 
