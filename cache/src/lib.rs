@@ -7,6 +7,7 @@
 mod blob;
 mod disk;
 mod error;
+mod folder;
 mod hash;
 mod read_through;
 mod record;
@@ -25,6 +26,7 @@ pub use disk::{
     BlobEntry, BlobPage, Collected, DiskConfig, DiskStats, DiskStore, DivergentPage, Lease, RecordEntry, RecordPage,
 };
 pub use error::StoreError;
+pub use folder::{Copies, Folder, FolderError, LinkRule, TakeRules, Taken, TakenFile, TakenTree, lay_out, take};
 pub use hash::digest_of;
 pub use read_through::{Fetch, FetchStats, ReadThrough};
 pub use record::{ActionRecord, DivergentRecord, Recorded};

@@ -152,5 +152,11 @@ pub const BASE_FULL_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 pub const TREE_DEPTH_MAX: usize = 256;
 /// Files, directories and links of one layer, expanded.
 pub const TREE_NODES_MAX: usize = 2_000_000;
+/// Files, directories and links that one action may put out.
+pub const OUTPUT_NODES_MAX: usize = 500_000;
+/// Bytes of all files that one action may put out.
+pub const OUTPUT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Bytes of small outputs of one action that are kept in memory until they are uploaded; others are copied to files.
+pub const OUTPUT_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// One name in a directory, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;

@@ -1,5 +1,7 @@
 //! One directory, checked.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use muster_model::limits::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
 use muster_model::{Digest, DigestFunction};
@@ -66,10 +68,12 @@ pub struct Entry {
 }
 
 /// A directory whose names are valid and unique.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Directory {
     /// Sorted by name.
     entries: Vec<Entry>,
+    /// What is said about some of the entries, by name, and under the empty name about the directory itself. Kept, never acted on.
+    properties: BTreeMap<String, reapi::NodeProperties>,
 }
 
 impl Directory {
@@ -88,8 +92,17 @@ impl Directory {
         entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         match entries.windows(2).find(|pair| pair[0].name == pair[1].name) {
             Some(pair) => Err(TreeError::Duplicate(pair[0].name.clone())),
-            None => Ok(Self { entries }),
+            None => Ok(Self { entries, properties: BTreeMap::new() }),
         }
+    }
+
+    /// The same with properties of files and links by name, and of the directory itself under the empty name. Empty ones are left out, for a
+    /// name that stands for a directory or for nothing there is no place.
+    #[must_use]
+    pub fn with_properties(mut self, properties: impl IntoIterator<Item = (String, reapi::NodeProperties)>) -> Self {
+        self.properties =
+            properties.into_iter().filter(|(_, properties)| *properties != reapi::NodeProperties::default()).collect();
+        self
     }
 
     /// Reads a message. Its digests are of `function`, that of the digest which named it.
@@ -103,7 +116,13 @@ impl Directory {
         }
         let message = reapi::Directory::decode(bytes).map_err(|_| TreeError::Malformed)?;
         let mut entries = Vec::with_capacity(message.files.len() + message.directories.len() + message.symlinks.len());
+        let mut properties = Vec::new();
+        let mut note = |name: &str, noted: Option<reapi::NodeProperties>| {
+            properties.extend(noted.map(|noted| (name.to_owned(), noted)));
+        };
+        note("", message.node_properties);
         for file in message.files {
+            note(&file.name, file.node_properties);
             let digest = model_digest(function, &file.name, file.digest.as_ref())?;
             let node = Node::File { digest, executable: file.is_executable };
             entries.push(Entry { name: file.name, node });
@@ -113,30 +132,36 @@ impl Directory {
             entries.push(Entry { name: directory.name, node: Node::Directory(digest) });
         }
         for symlink in message.symlinks {
+            note(&symlink.name, symlink.node_properties);
             entries.push(Entry { name: symlink.name, node: Node::Symlink(symlink.target) });
         }
-        let directory = Self::new(entries)?;
-        // Whatever this type cannot hold (another order, node properties, unknown fields) makes the bytes differ.
+        if properties.iter().any(|(_, properties)| !is_sorted(properties)) {
+            return Err(TreeError::NotCanonical);
+        }
+        let directory = Self::new(entries)?.with_properties(properties);
+        // Whatever this type cannot hold (another order, empty properties, unknown fields) makes the bytes differ.
         if directory.encode() == bytes { Ok(directory) } else { Err(TreeError::NotCanonical) }
     }
 
     /// The canonical message.
     pub fn encode(&self) -> Bytes {
-        let mut message = reapi::Directory::default();
+        let properties = |name: &str| self.properties.get(name).cloned();
+        let mut message = reapi::Directory { node_properties: properties(""), ..reapi::Directory::default() };
         for entry in &self.entries {
+            let node_properties = properties(&entry.name);
             let name = entry.name.clone();
             match &entry.node {
                 Node::File { digest, executable } => message.files.push(reapi::FileNode {
                     name,
                     digest: Some(digest.into()),
                     is_executable: *executable,
-                    node_properties: None,
+                    node_properties,
                 }),
                 Node::Directory(digest) => {
                     message.directories.push(reapi::DirectoryNode { name, digest: Some(digest.into()) });
                 }
                 Node::Symlink(target) => {
-                    message.symlinks.push(reapi::SymlinkNode { name, target: target.clone(), node_properties: None })
+                    message.symlinks.push(reapi::SymlinkNode { name, target: target.clone(), node_properties });
                 }
             }
         }
@@ -149,8 +174,32 @@ impl Directory {
     }
 }
 
+/// Whether properties are in the order that the specification asks for (`NodeProperties`): by name, each once.
+fn is_sorted(properties: &reapi::NodeProperties) -> bool {
+    properties.properties.windows(2).all(|pair| pair[0].name < pair[1].name)
+}
+
+/// Whether the target of a link at `path`, relative to the root of a tree, stays in the tree whatever other links of that kind it passes:
+/// it is relative, and climbs at its beginning only and not above the root. A target that climbs after a name may climb out of whatever the
+/// name is a link to.
+pub fn stays_inside(path: &str, target: &str) -> bool {
+    let mut room = path.split('/').filter(|part| !part.is_empty()).count().saturating_sub(1);
+    let mut is_climbing = true;
+    if target.starts_with('/') {
+        return false;
+    }
+    for part in target.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match part {
+            ".." if is_climbing && room > 0 => room -= 1,
+            ".." => return false,
+            _ => is_climbing = false,
+        }
+    }
+    true
+}
+
 /// Checks one component of a path.
-pub(super) fn check_name(name: &str) -> Result<(), TreeError> {
+pub(crate) fn check_name(name: &str) -> Result<(), TreeError> {
     let bad = name.is_empty() || name == "." || name == ".." || name.len() > NAME_BYTES_MAX;
     if bad || name.bytes().any(|byte| byte == b'/' || byte == 0) {
         return Err(TreeError::Name(name.chars().take(80).collect()));
@@ -158,7 +207,7 @@ pub(super) fn check_name(name: &str) -> Result<(), TreeError> {
     Ok(())
 }
 
-pub(super) fn check_target(name: &str, target: &str) -> Result<(), TreeError> {
+pub(crate) fn check_target(name: &str, target: &str) -> Result<(), TreeError> {
     if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains('\0') {
         return Err(TreeError::Target(name.to_owned()));
     }
