@@ -70,15 +70,31 @@ fn endpoint(url: &str) -> Result<Endpoint, FleetError> {
     if !url.starts_with("http://") {
         return Err(wrong());
     }
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
-    Ok(endpoint
+    Ok(tuned(Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?))
+}
+
+/// Connects to a server of the Remote Execution API, which need not be a coordinator: `grpc://HOST:PORT`, or `http://HOST:PORT`.
+///
+/// # Errors
+///
+/// [`FleetError::ServerAddress`] and [`FleetError::ServerUnreachable`].
+pub async fn connect_server(url: &str) -> Result<Channel, FleetError> {
+    let wrong = || FleetError::ServerAddress { url: url.to_owned() };
+    let authority = url.strip_prefix("grpc://").or_else(|| url.strip_prefix("http://")).ok_or_else(wrong)?;
+    let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|_| wrong())?;
+    let unreachable = |source| FleetError::ServerUnreachable { url: url.to_owned(), source: innermost(source) };
+    tuned(endpoint).connect().await.map_err(unreachable)
+}
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .tcp_nodelay(true))
+        .tcp_nodelay(true)
 }
 
 /// The cause that says something: what is around it only says "transport error".
@@ -131,6 +147,21 @@ mod tests {
         for wrong in ["", "build:7420", "https://build", "http://", "http://a b"] {
             let error = Client::connect(wrong).await.expect_err(wrong);
             assert!(matches!(error, FleetError::Address { .. }), "{wrong}: {error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_may_be_written_in_two_ways() {
+        for wrong in ["127.0.0.1:8980", "grpcs://build:7420", "grpc://", "grpc://a b"] {
+            let error = connect_server(wrong).await.expect_err(wrong);
+            assert!(matches!(error, FleetError::ServerAddress { .. }), "{wrong}: {error:?}");
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        for right in [format!("grpc://{address}"), format!("http://{address}")] {
+            let error = connect_server(&right).await.expect_err(&right);
+            assert!(matches!(error, FleetError::ServerUnreachable { .. }), "{right}: {error:?}");
         }
     }
 

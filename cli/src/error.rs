@@ -56,6 +56,26 @@ pub enum FleetError {
         /// What the connection said.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The address of a server makes no sense.
+    #[error("`{url}` is not the address of a server")]
+    ServerAddress {
+        /// As it was typed.
+        url: String,
+    },
+    /// No server answers there.
+    #[error("cannot reach the server at {url}")]
+    ServerUnreachable {
+        /// Where.
+        url: String,
+        /// What the connection said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// No conformance check has such a name.
+    #[error("no check's name contains {}", filters.iter().map(|words| format!("`{words}`")).collect::<Vec<_>>().join(" or "))]
+    NoSuchCheck {
+        /// As they were typed.
+        filters: Vec<String>,
+    },
     /// Nobody answers at the default address, and no data is kept on this machine.
     #[error("no coordinator at {url}, and no runs are recorded in {}", data.display())]
     NoFleet {
@@ -153,7 +173,8 @@ impl ExpectedError {
         match self {
             Self::Project(ProjectError::NoProject { .. } | ProjectError::NoSuite { .. }) => ExitCode::NothingToRun,
             Self::Project(_) => ExitCode::ProjectFailed,
-            Self::Fleet(FleetError::Address { .. }) => ExitCode::Usage,
+            Self::Fleet(FleetError::Address { .. } | FleetError::ServerAddress { .. }) => ExitCode::Usage,
+            Self::Fleet(FleetError::NoSuchCheck { .. }) => ExitCode::NothingToRun,
             Self::Fleet(_) | Self::Embedded(_) => ExitCode::FleetFault,
             Self::Report { .. } | Self::BrokenPipe => ExitCode::ReportFailed,
             Self::Cancelled => ExitCode::Cancelled,
@@ -235,6 +256,9 @@ impl FleetError {
                 format!("is it running? on its machine: muster coordinator start --listen {}", listen_address(url)),
                 "leave out --fleet to run on this machine alone".into(),
             ],
+            Self::ServerAddress { .. } => vec!["write it as grpc://HOST:PORT".into()],
+            Self::ServerUnreachable { .. } => vec!["is it running, and without TLS?".into()],
+            Self::NoSuchCheck { .. } => vec!["muster conformance --list URL shows every check".into()],
             Self::NoFleet { .. } => vec![
                 "muster test runs a project's tests on this machine and records the run".into(),
                 "--fleet http://HOST:7420 (or MUSTER_FLEET) asks a coordinator elsewhere".into(),

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod commands;
+pub mod conformance;
 pub mod embedded;
 pub mod error;
 pub mod exit_code;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod cache;
+mod conformance;
 mod coordinator;
 mod fleet;
 mod fleet_access;
@@ -63,6 +64,8 @@ enum Command {
     /// What the cache holds and saves
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    /// Ask any server of the Remote Execution API whether it keeps the specification's rules
+    Conformance(conformance::ConformanceArguments),
 }
 
 impl CommandLine {
@@ -93,6 +96,7 @@ impl CommandLine {
                 Command::Fleet(command) => Ok(command.run().await.map(|()| ExitCode::Passed)),
                 Command::Runs(command) => Ok(command.run(color).await.map(|()| ExitCode::Passed)),
                 Command::Cache(command) => Ok(command.run().await.map(|()| ExitCode::Passed)),
+                Command::Conformance(arguments) => Ok(arguments.run(color).await),
                 Command::Coordinator(_) => Ok(Ok(ExitCode::Passed)),
             }
         });
@@ -114,6 +118,7 @@ impl CommandLine {
             Command::Fleet(command) => command.format(),
             Command::Runs(command) => command.format(),
             Command::Cache(command) => command.format(),
+            Command::Conformance(arguments) => arguments.format,
             Command::Coordinator(_) | Command::Agent(_) => Format::Human,
         }
     }
