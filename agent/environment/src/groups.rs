@@ -7,7 +7,6 @@ mod two;
 
 use std::fs;
 use std::io;
-use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -29,12 +28,10 @@ pub(crate) struct GroupUsage {
     pub(crate) memory_kills: u64,
 }
 
-/// One group. Dropping it, on the thread that entered it, removes it.
+/// One group. Dropping it removes it; nobody may be in it then.
 pub(crate) trait ControlGroup: Send {
-    /// Puts the calling thread, and so all that it clones, into the group, where that is the way.
-    fn enter(&self) -> io::Result<()>;
-    /// The directory to clone into, where that is the way.
-    fn clone_into(&self) -> Option<RawFd>;
+    /// Puts a process, and so all that it clones from then on, into the group.
+    fn enter(&self, process: u32) -> io::Result<()>;
     /// Sets the limits and notes the counters.
     fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()>;
     /// What was used since `begin`.
@@ -193,12 +190,8 @@ fn own_directory(mount: &Mounted<'_>, memberships: &str, controller: &str) -> Op
 struct NoGroup;
 
 impl ControlGroup for NoGroup {
-    fn enter(&self) -> io::Result<()> {
+    fn enter(&self, _process: u32) -> io::Result<()> {
         Ok(())
-    }
-
-    fn clone_into(&self) -> Option<RawFd> {
-        None
     }
 
     fn begin(&mut self, _memory_bytes: u64, _processes: u32) -> io::Result<()> {

@@ -1,8 +1,25 @@
 //! Namespaces over a base and layers.
+//!
+//! Three processes stand between an agent and a program, each with less than the one before:
+//!
+//! 1. The *agent* keeps the timer, the limits and the power to kill. It sends scripts of prepared system calls, and reads reports.
+//! 2. A *launcher* for each slot, a static program of a few pages executed from a sealed file in memory, lives in the slot's control groups,
+//!    in a user namespace, with mounts, a network and a host name that hold nothing of the host's. A fork of an agent costs what its memory costs
+//!    to copy; a fork of a launcher, little more than nothing, and there is nothing in the copy that a program could want to read.
+//! 3. The *first process* of each sandbox is a copy of the launcher in mount, process and System V namespaces of its own. It makes the place, gives
+//!    up every right, waits for the program, and starts it. When it dies, the kernel kills everything in its namespace before the agent hears of it.
+//!
+//! Places are made ahead: while programs run, slots that have run one make the next place of the same shape (see [`slot`]), so that starting a
+//! program costs a message, a fork and an `exec`. Every place is used once.
 
-mod child;
 mod job;
+mod launch;
+mod launcher;
+mod message;
 mod plan;
+#[path = "../launcher/protocol.rs"]
+#[allow(dead_code, reason = "the other half is the launcher's")]
+mod protocol;
 mod readiness;
 pub(crate) mod script;
 mod skeleton;
@@ -13,8 +30,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,10 +41,13 @@ use muster_model::platform::EnvironmentKind;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use self::child::{Kind, ROOTS_MAX, Report, START};
+use self::launch::LaunchScripts;
+use self::launcher::FirstProcess;
+use self::message::{next_report, send};
 use self::plan::{Host, Plan, Shape, make_plan};
+use self::protocol::{Report, ReportKind};
 use self::skeleton::Skeleton;
-use self::slot::{FirstProcess, FreeSlots, Slot, Start};
+use self::slot::{FreeSlots, Slot, SlotLease};
 use crate::collect::{Root, collect_all};
 use crate::groups::Groups;
 use crate::kill::Killed;
@@ -89,9 +108,10 @@ pub struct SandboxEnvironment {
     identity: Identity,
     skeleton: Skeleton,
     last_capability: u32,
-    groups: Groups,
+    groups: Arc<Groups>,
+    launch: Arc<LaunchScripts>,
     plans: Mutex<HashMap<Shape, Arc<Plan>>>,
-    slots: FreeSlots,
+    slots: Arc<FreeSlots>,
 }
 
 impl fmt::Debug for SandboxEnvironment {
@@ -128,11 +148,14 @@ impl SandboxEnvironment {
         let last_capability = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .and_then(|text| text.trim().parse().map_err(io::Error::other))
             .map_err(|error| step("read /proc/sys/kernel/cap_last_cap", error))?;
+        let host = Host { skeleton: &skeleton, is_root, last_capability };
+        let launch = Arc::new(LaunchScripts::new(&host)?);
         Ok(Self {
             identity,
             skeleton,
             last_capability,
-            groups: Groups::discover(),
+            groups: Arc::new(Groups::discover()),
+            launch,
             plans: Mutex::default(),
             slots: Arc::default(),
         })
@@ -160,110 +183,38 @@ impl SandboxEnvironment {
         Ok(plan)
     }
 
-    fn take_slot(&self) -> Result<Slot, EnvironmentError> {
-        let free = self.slots.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match free {
-            Some(slot) => Ok(slot),
-            None => Slot::create(self.groups.create().map_err(|error| step("make a control group", error))?),
-        }
-    }
-
     async fn make(&self, spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
         let started = Instant::now();
         let plan = self.plan(&spec)?;
         let job = job::make_job(&spec.command)?;
-        let pipes = |error| step("make a pipe", error);
-        let (output, child_output) = pipe().map_err(pipes)?;
-        let (error_output, child_error) = pipe().map_err(pipes)?;
-        if let Some((uid, gid)) = self.owner() {
-            // The program opens them again by name, as `/dev/stdout` and `/dev/stderr`: a pipe has an owner like any other file.
-            for pipe in [&child_output, &child_error] {
-                nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into()))
-                    .map_err(|error| step("hand over a pipe", error.into()))?;
-            }
-        }
-        let (report, child_report) = socket_pair().map_err(pipes)?;
-        let slot = SlotLease { slot: Some(self.take_slot()?), free: self.slots.clone() };
-        let start = Start {
-            plan: plan.clone(),
-            job,
-            memory_bytes: spec.memory_bytes,
-            processes: spec.processes,
-            identity: self.identity,
-            descriptors: [child_report, child_output, child_error],
-            report,
-        };
-        let made = slot.get()?.start(start).await?;
-        let register = |error| step("wait for the sandbox", error);
-        let mut place = Place {
-            process: Some(watch(made.process)?),
+        let (launch, groups, identity) = (self.launch.clone(), self.groups.clone(), self.identity);
+        let create = move || Slot::create(&launch, identity, &groups);
+        let (slot, made) = SlotLease::take(&self.slots, &plan, create).await?;
+        nix::fcntl::fcntl(&made.report, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .map_err(|error| step("talk to the sandbox", error.into()))?;
+        Ok(Place {
+            process: watch(made.process)?,
             report: watch(made.report)?,
-            output: watch(output)?,
-            error_output: watch(error_output)?,
-            job: made.job,
-            roots: Vec::new(),
+            job,
+            roots: made.roots,
             slot,
             spec,
-            preparation: Duration::ZERO,
-        };
-        let (message, directories) = receive(&place.report).await.map_err(register)?;
-        match message {
-            Some(report) if report.kind == Kind::Ready as u32 => {
-                let paths = plan
-                    .roots
-                    .iter()
-                    .map(|path| PathBuf::from(String::from_utf8_lossy(&path[..path.len() - 1]).into_owned()));
-                place.roots = paths.zip(directories).map(|(path, directory)| Root { path, directory }).collect();
-            }
-            Some(report) => {
-                return Err(step(plan.setup.name(report.call), io::Error::from_raw_os_error(report.errno)));
-            }
-            None => return Err(step("make a sandbox", io::Error::other("its first process died"))),
-        }
-        place.preparation = started.elapsed();
-        Ok(place)
-    }
-}
-
-/// A slot that goes back to the others when dropped.
-struct SlotLease {
-    slot: Option<Slot>,
-    free: FreeSlots,
-}
-
-impl SlotLease {
-    fn get(&self) -> Result<&Slot, EnvironmentError> {
-        self.slot.as_ref().ok_or_else(|| EnvironmentError::Invalid("the slot was given back".into()))
-    }
-}
-
-impl SlotLease {
-    /// Gives it back as soon as the process is dead.
-    fn give_back_after(&mut self, process: FirstProcess) {
-        if let Some(slot) = self.slot.take() {
-            slot.retire(process, self.free.clone());
-        }
-    }
-}
-
-impl Drop for SlotLease {
-    fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            self.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
-        }
+            owner: self.owner(),
+            preparation: started.elapsed(),
+        })
     }
 }
 
 /// A sandbox that is made. Its first process waits for the word to start.
 struct Place {
-    process: Option<AsyncFd<FirstProcess>>,
+    process: AsyncFd<FirstProcess>,
     report: AsyncFd<OwnedFd>,
-    output: AsyncFd<OwnedFd>,
-    error_output: AsyncFd<OwnedFd>,
     job: script::SealedScript,
     roots: Vec<Root>,
+    /// Dropped after the process, whose death it waits for.
     slot: SlotLease,
     spec: EnvironmentSpec,
+    owner: Option<(u32, u32)>,
     preparation: Duration,
 }
 
@@ -277,72 +228,98 @@ impl Prepared for Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(process) = self.process.take() {
-            let process = process.into_inner();
-            process.kill();
-            self.slot.give_back_after(process);
-        }
-    }
+/// Whether the program has ended and left nobody. Then the first process, which runs no code but ours, is the only one, and its own end,
+/// which takes the kernel longer than most programs run, need not be waited for.
+fn is_alone(report: &Report) -> bool {
+    report.kind == ReportKind::Ended as u32 && report.leaked == 0
 }
 
 impl Place {
+    /// Sends the program to the first process, with the pipes that it writes to; gives their other ends.
+    fn start(&mut self) -> Result<[AsyncFd<OwnedFd>; 2], EnvironmentError> {
+        let pipes = |error| step("make a pipe", error);
+        let (output, child_output) = pipe().map_err(pipes)?;
+        let (error_output, child_error) = pipe().map_err(pipes)?;
+        if let Some((uid, gid)) = self.owner {
+            // The program opens them again by name, as `/dev/stdout` and `/dev/stderr`: a pipe has an owner like any other file.
+            for pipe in [&child_output, &child_error] {
+                nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into()))
+                    .map_err(|error| step("hand over a pipe", error.into()))?;
+            }
+        }
+        self.slot.begin(self.spec.memory_bytes, self.spec.processes)?;
+        let descriptors = [self.job.as_fd(), child_output.as_fd(), child_error.as_fd()];
+        match send(self.report.as_fd(), &0_u64, &descriptors) {
+            // A first process that is dead already is found to be so later.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
+                return Err(step("talk to the sandbox", error));
+            }
+            _ => {}
+        }
+        Ok([watch(output)?, watch(error_output)?])
+    }
+
     async fn run(mut self, output: mpsc::Sender<OutputChunk>, switch: KillSwitch) -> Result<Exit, EnvironmentError> {
         let started = Instant::now();
-        let lost = |error| step("wait for the sandbox", error);
-        match nix::unistd::write(self.report.get_ref(), &[START]) {
-            // A first process that is dead already is found to be so below.
-            Ok(_) | Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
-            Err(error) => return Err(lost(error.into())),
-        }
+        let [standard, error] = self.start()?;
         let killed = Killed::default();
         let limit = OutputLimit::new(self.spec.output_bytes);
         let exceeded = || killed.set(KillReason::Output);
-        let Some(process) = &self.process else { return Err(lost(io::Error::other("it is gone"))) };
-        let ended = async {
-            let mut report = None;
-            let mut ended_at = started;
-            let mut is_reporting = true;
-            loop {
-                tokio::select! {
-                    biased;
-                    received = receive(&self.report), if is_reporting => match received? {
-                        (Some(message), _) => {
-                            report = Some(message);
-                            ended_at = Instant::now();
-                            if message.is_alone() {
-                                return Ok((report, ended_at));
-                            }
-                        }
-                        (None, _) => is_reporting = false,
-                    },
-                    dead = process.readable() => {
-                        dead?.retain_ready();
-                        // What it said last may lie in the socket still.
-                        if report.is_none() && is_reporting {
-                            report = receive(&self.report).await?.0;
-                        }
-                        let execution = if report.is_some() && ended_at != started { ended_at } else { Instant::now() };
-                        return io::Result::Ok((report, execution));
-                    }
-                    () = switch.pulled(), if killed.get().is_none() => {
-                        killed.set(KillReason::Requested);
-                        process.get_ref().kill();
-                    }
-                    () = killed.pulled() => process.get_ref().kill(),
-                }
-            }
-        };
         let (ended, standard, error) = tokio::join!(
-            ended,
-            pump(&self.output, OutputStream::Standard, &output, &limit, exceeded),
-            pump(&self.error_output, OutputStream::Error, &output, &limit, exceeded),
+            self.ended(&killed, &switch, started),
+            pump(&standard, OutputStream::Standard, &output, &limit, exceeded),
+            pump(&error, OutputStream::Error, &output, &limit, exceeded),
         );
-        let (report, ended_at) = ended.map_err(lost)?;
+        let (report, ended_at) = ended.map_err(|error| step("wait for the sandbox", error))?;
         standard.and(error).map_err(|error| step("read the program's output", error))?;
         let reason = killed.get();
         self.finish(report, reason, ended_at - started, ended_at).await
+    }
+
+    /// Waits for the program's end, and kills it when that is asked for.
+    async fn ended(
+        &self,
+        killed: &Killed,
+        switch: &KillSwitch,
+        started: Instant,
+    ) -> io::Result<(Option<Report>, Instant)> {
+        let mut report: Option<Report> = None;
+        let mut ended_at = started;
+        let mut is_reporting = true;
+        // The first report counts: after a failed start, the end of what failed says nothing.
+        let is_over = |report: &Option<Report>| report.as_ref().is_some_and(is_alone);
+        loop {
+            tokio::select! {
+                biased;
+                received = next_report(&self.report), if is_reporting => match received? {
+                    Some(message) => {
+                        if report.is_none() {
+                            report = Some(message);
+                            ended_at = Instant::now();
+                        }
+                        if is_over(&report) {
+                            return Ok((report, ended_at));
+                        }
+                        // Whatever is left is killed with the first process, which ends now by itself.
+                    }
+                    None => is_reporting = false,
+                },
+                dead = self.process.readable() => {
+                    dead?.retain_ready();
+                    // What it said last may lie in the socket still.
+                    if report.is_none() && is_reporting {
+                        report = next_report(&self.report).await?;
+                    }
+                    let ended_at = if report.is_some() && ended_at != started { ended_at } else { Instant::now() };
+                    return Ok((report, ended_at));
+                }
+                () = switch.pulled(), if killed.get().is_none() => {
+                    killed.set(KillReason::Requested);
+                    self.process.get_ref().kill();
+                }
+                () = killed.pulled() => self.process.get_ref().kill(),
+            }
+        }
     }
 
     async fn finish(
@@ -352,28 +329,20 @@ impl Place {
         execution: Duration,
         ended_at: Instant,
     ) -> Result<Exit, EnvironmentError> {
-        let Some(process) = self.process.take() else {
-            return Err(EnvironmentError::Invalid("the sandbox is gone".into()));
-        };
-        let mut process = process.into_inner();
-        let is_alone = report.as_ref().is_some_and(Report::is_alone);
         let cpu = match &report {
-            Some(report) if is_alone => Duration::from_nanos(report.cpu_nanoseconds),
-            _ => process.reap().map_err(|error| step("reap the sandbox", error))?,
+            Some(report) if is_alone(report) => Duration::from_nanos(report.cpu_nanoseconds),
+            _ => self.slot.reap().await?.cpu,
         };
-        let usage = self.slot.get()?.usage().await;
-        if is_alone {
-            self.slot.give_back_after(process);
-        }
+        let usage = self.slot.usage()?;
         if killed.is_none() && usage.memory_kills > 0 {
             killed = Some(KillReason::Memory);
         }
         let (status, leaked, execution) = match report {
-            Some(report) if report.kind == Kind::Ended as u32 => {
+            Some(report) if report.kind == ReportKind::Ended as u32 => {
                 let execution = Duration::from_nanos(report.execution_nanoseconds);
                 (exit_status(report.status), report.leaked, execution)
             }
-            Some(report) if report.kind == Kind::StartFailed as u32 => return Err(self.start_error(report)),
+            Some(report) if report.kind == ReportKind::StartFailed as u32 => return Err(self.start_error(report)),
             _ => (ExitStatus::Signal(9), 0, execution),
         };
         let collected = if self.spec.collect.is_empty() && self.spec.collector.is_none() {
@@ -414,62 +383,6 @@ fn exit_status(status: i32) -> ExitStatus {
         ExitStatus::Signal(u8::try_from(libc::WTERMSIG(status)).unwrap_or(u8::MAX))
     } else {
         ExitStatus::Code(libc::WEXITSTATUS(status))
-    }
-}
-
-/// A socket that keeps messages apart; the first end does not block.
-fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    // SAFETY: only a descriptor that we own and numbers are passed.
-    if unsafe { libc::fcntl(ours.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok((ours, theirs))
-}
-
-/// Waits for a message and the directories in it; `None` when the other end is closed.
-async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<(Option<Report>, Vec<OwnedFd>)> {
-    loop {
-        let mut ready = socket.readable().await?;
-        if let Ok(received) = ready.try_io(|socket| receive_now(socket.as_raw_fd())) {
-            return received;
-        }
-    }
-}
-
-fn receive_now(socket: RawFd) -> io::Result<(Option<Report>, Vec<OwnedFd>)> {
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    #[repr(C, align(8))]
-    struct Control([u8; HEADER + ROOTS_MAX * size_of::<RawFd>()]);
-    let mut control = Control([0; HEADER + ROOTS_MAX * size_of::<RawFd>()]);
-    let mut report = MaybeUninit::<Report>::zeroed();
-    let mut vector = libc::iovec { iov_base: report.as_mut_ptr().cast(), iov_len: size_of::<Report>() };
-    // SAFETY: the message points to locals of the given sizes; the kernel fills `control` with a whole header and descriptors that are ours
-    // from then on; `Report` is made of numbers, so that any bytes are a valid one.
-    unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        message.msg_iov = &raw mut vector;
-        message.msg_iovlen = 1;
-        message.msg_control = control.0.as_mut_ptr().cast();
-        message.msg_controllen = control.0.len() as _;
-        let length = libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC);
-        if length < 0 {
-            let error = io::Error::last_os_error();
-            // The other end died with a word from us unread.
-            return if error.raw_os_error() == Some(libc::ECONNRESET) { Ok((None, Vec::new())) } else { Err(error) };
-        }
-        let mut descriptors = Vec::new();
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        if !header.is_null() && (*header).cmsg_type == libc::SCM_RIGHTS {
-            let count = ((*header).cmsg_len as usize).saturating_sub(HEADER) / size_of::<RawFd>();
-            let data = libc::CMSG_DATA(header).cast::<RawFd>();
-            for index in 0..count {
-                descriptors.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
-            }
-        }
-        let report = (length.cast_unsigned() == size_of::<Report>()).then(|| report.assume_init());
-        Ok((report, descriptors))
     }
 }
 

@@ -1,8 +1,7 @@
-//! Version 1: a tree per controller. A thread enters the groups once, and all that it clones is born there.
+//! Version 1: a tree per controller. A launcher enters the groups once, and all that it clones is born there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,7 +109,7 @@ impl Group {
             let _ = set(memory, "memory.memsw.limit_in_bytes", memory_bytes);
         }
         match &self.processes {
-            // The thread that clones and the first process are in it too.
+            // The launcher and the first process are in it too.
             Some(directory) => set(directory, "pids.max", u64::from(processes) + 2),
             None => Ok(()),
         }
@@ -118,13 +117,8 @@ impl Group {
 }
 
 impl ControlGroup for Group {
-    fn enter(&self) -> io::Result<()> {
-        // 0 is the thread that writes.
-        self.directories.iter().try_for_each(|directory| set(directory, "tasks", 0))
-    }
-
-    fn clone_into(&self) -> Option<RawFd> {
-        None
+    fn enter(&self, process: u32) -> io::Result<()> {
+        self.directories.iter().try_for_each(|directory| set(directory, "cgroup.procs", process))
     }
 
     fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()> {
@@ -153,10 +147,6 @@ impl ControlGroup for Group {
 impl Drop for Group {
     fn drop(&mut self) {
         for directory in &self.directories {
-            if let Some(parent) = directory.parent() {
-                // Fails only where the thread never entered.
-                let _ = set(parent, "tasks", 0);
-            }
             remove(directory);
         }
     }

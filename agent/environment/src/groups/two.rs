@@ -1,8 +1,7 @@
-//! Version 2: one tree. Processes are cloned into their group.
+//! Version 2: one tree. A launcher enters its group once, and all that it clones is born there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,8 +52,7 @@ impl Tree {
     pub(super) fn create(&self, name: &str) -> io::Result<Group> {
         let path = self.parent.join(name);
         fs::create_dir(&path)?;
-        let directory = File::open(&path)?;
-        Ok(Group { path, directory, limits: None, kills: 0, cpu_microseconds: 0, peak: None })
+        Ok(Group { path, limits: None, kills: 0, cpu_microseconds: 0, peak: None })
     }
 }
 
@@ -62,7 +60,6 @@ impl Tree {
 #[derive(Debug)]
 pub(super) struct Group {
     path: PathBuf,
-    directory: File,
     limits: Option<(u64, u32)>,
     kills: u64,
     cpu_microseconds: u64,
@@ -95,12 +92,8 @@ impl Group {
 }
 
 impl ControlGroup for Group {
-    fn enter(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn clone_into(&self) -> Option<RawFd> {
-        Some(self.directory.as_raw_fd())
+    fn enter(&self, process: u32) -> io::Result<()> {
+        set(&self.path, "cgroup.procs", process)
     }
 
     fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()> {
@@ -110,8 +103,8 @@ impl ControlGroup for Group {
             // Missing where the kernel has no swap; where it is there, swap would be memory without a limit.
             let _ = set(&self.path, "memory.swap.max", 0);
             set(&self.path, "memory.oom.group", 1)?;
-            // The first process is in it too.
-            set(&self.path, "pids.max", u64::from(processes) + 1)?;
+            // The launcher and the first process are in it too.
+            set(&self.path, "pids.max", u64::from(processes) + 2)?;
             self.limits = Some((memory_bytes, processes));
         }
         self.peak = self.reset_peak().ok();
@@ -181,7 +174,7 @@ mod tests {
         assert!(read("memory.max").starts_with("1048576"), "{}", read("memory.max"));
         assert!(read("memory.swap.max").starts_with('0'));
         assert!(read("memory.oom.group").starts_with('1'));
-        assert!(read("pids.max").starts_with("11"));
+        assert!(read("pids.max").starts_with("12"));
         assert_eq!(group.usage().memory_kills, 0);
         fs::write(path.join("memory.events"), "oom_kill 3\n").expect("a file");
         fs::write(path.join("memory.peak"), "4096\n").expect("a file");

@@ -9,7 +9,9 @@ use super::{HOME, USER};
 use crate::EnvironmentError;
 
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const SIGNALS: i32 = 64;
+
+// From linux/close_range.h.
+const CLOSE_RANGE_CLOEXEC: i32 = 4;
 
 /// The variables of a program: the defaults, then what is declared.
 pub(crate) fn variables(command: &CommandSpec) -> BTreeMap<String, String> {
@@ -36,18 +38,6 @@ pub(super) fn make_job(command: &CommandSpec) -> Result<SealedScript, Environmen
         return Err(EnvironmentError::Invalid("the command has no program".into()));
     };
     let mut script = Script::default();
-    let none = Argument::Value(0);
-    let empty_set = script.bytes(&[0; 8]);
-    let set_mask = [libc::SIG_SETMASK.into(), empty_set, none, 8.into()];
-    script.call("clear the signal mask", libc::SYS_rt_sigprocmask, set_mask);
-    // struct kernel_sigaction of zeros: the default action.
-    let default_action = script.bytes(&[0; 32]);
-    for signal in 1..=SIGNALS {
-        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            let arguments = [signal.into(), default_action, none, 8.into()];
-            script.call("reset a signal", libc::SYS_rt_sigaction, arguments);
-        }
-    }
     script.call("start a session", libc::SYS_setsid, []);
     script.call("set the file mode mask", libc::SYS_umask, [0o022.into()]);
     let directory = script.foreign(command.working_directory.as_bytes())?;
@@ -57,8 +47,9 @@ pub(super) fn make_job(command: &CommandSpec) -> Result<SealedScript, Environmen
     script.call("open /dev/null", libc::SYS_openat, arguments);
     let null = script.keep();
     script.call("set the standard input", libc::SYS_dup3, [null, 0.into(), 0.into()]);
-    let arguments = [3.into(), Argument::Value(u32::MAX.into()), 0.into()];
-    script.call("close what is open", libc::SYS_close_range, arguments);
+    // Until then the report goes through one of them.
+    let arguments = [3.into(), Argument::Value(u32::MAX.into()), CLOSE_RANGE_CLOEXEC.into()];
+    script.call("close what is open with the program's start", libc::SYS_close_range, arguments);
 
     let variables = variables(command);
     let arguments = script.table(command.arguments.iter().map(|argument| argument.clone().into_bytes()))?;
@@ -78,5 +69,5 @@ pub(super) fn make_job(command: &CommandSpec) -> Result<SealedScript, Environmen
             script.tolerate(&[libc::ENOENT, libc::ENOTDIR, libc::EACCES]);
         }
     }
-    Ok(script.seal())
+    script.seal().map_err(|error| super::step("write a script", error))
 }

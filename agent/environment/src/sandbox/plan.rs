@@ -1,12 +1,14 @@
 //! From a specification to the script that makes its place.
 
+use std::borrow::Cow;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::JOB_ID;
+use super::protocol::{COUNTERS, DESCRIPTORS_MAX};
 use super::script::{Argument, Script, SealedScript};
-use super::skeleton::{DEVICES, Skeleton};
-use super::{JOB_ID, child};
+use super::skeleton::Skeleton;
 use crate::{EnvironmentError, StagedLayer};
 
 // From linux/mount.h.
@@ -15,13 +17,13 @@ const FSCONFIG_SET_STRING: i32 = 1;
 const FSCONFIG_CMD_CREATE: i32 = 6;
 const FSOPEN_CLOEXEC: i32 = 1;
 const FSMOUNT_CLOEXEC: i32 = 1;
-const MOUNT_ATTR_RDONLY: u64 = 1;
-const MOUNT_ATTR_NOSUID: u64 = 2;
-const MOUNT_ATTR_NODEV: u64 = 4;
-const MOUNT_ATTR_NOEXEC: u64 = 8;
-const MOVE_MOUNT_F_EMPTY_PATH: i32 = 4;
-const OPEN_TREE_CLONE: u32 = 1;
-const AT_RECURSIVE: i32 = 0x8000;
+pub(super) const MOUNT_ATTR_RDONLY: u64 = 1;
+pub(super) const MOUNT_ATTR_NOSUID: u64 = 2;
+pub(super) const MOUNT_ATTR_NODEV: u64 = 4;
+pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
+pub(super) const MOVE_MOUNT_F_EMPTY_PATH: i32 = 4;
+pub(super) const OPEN_TREE_CLONE: u32 = 1;
+pub(super) const AT_RECURSIVE: i32 = 0x8000;
 
 /// Directories to be opened keep these numbers, so that option strings can name them before they are open.
 const FIRST_DIRECTORY: i32 = 100;
@@ -30,6 +32,13 @@ const SCRATCH: i32 = 99;
 
 /// The directory of the tmpfs that becomes the root.
 const ROOT: &str = "root";
+
+/// A mount of the host, ready to be moved into a place.
+struct Ready {
+    mount: i32,
+    /// Where it goes, without the first slash.
+    name: String,
+}
 
 /// What the shape of a place depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,8 +65,10 @@ impl Shape {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) setup: SealedScript,
-    /// Paths inside that are mounts of their own with files of the program's, with a final zero; the first is `/`.
-    pub(super) roots: Vec<Vec<u8>>,
+    /// Paths inside that are mounts of their own with files of the program's; the first is `/`.
+    pub(super) roots: Vec<PathBuf>,
+    /// The directories of the host that are layers.
+    pub(super) directories: Vec<PathBuf>,
 }
 
 /// An overlay other than the root: where it is shown and what is under it, topmost first.
@@ -164,15 +175,17 @@ impl Builder<'_> {
         working_directory: &Path,
     ) -> Result<Plan, EnvironmentError> {
         let overlays = self.overlays(layers, shape.with_base);
-        self.script.call("clear the file mode mask", libc::SYS_umask, [0.into()]);
-        let (slash, none) = (self.script.text("/"), Argument::Value(0));
-        let flags = (libc::MS_REC | libc::MS_PRIVATE) as i64;
-        self.script.call("make the mounts private", libc::SYS_mount, [none, slash, none, flags.into()]);
+        let mut roots = vec![PathBuf::from("/")];
+        roots.extend(overlays.iter().map(|overlay| overlay.mount_path.clone()));
+        // One descriptor of a message is the first process's own.
+        roots.truncate(DESCRIPTORS_MAX - 1);
+        self.script.roots(&roots)?;
+        self.open_counters();
 
         // With the agent's own rights: its directories need not be open to the id that the program runs under.
         let skeleton_root = self.directory(&self.host.skeleton.root(shape.with_base))?;
         let mount_point = self.directory(&self.host.skeleton.mount_point())?;
-        let devices = self.directory(&self.host.skeleton.devices())?;
+        let ready = self.ready_mounts(&overlays, shape.with_base)?;
         let mut root_lower = Vec::new();
         for place in shown_at(layers, Path::new("/")) {
             root_lower.push(self.directory(&place)?);
@@ -190,14 +203,14 @@ impl Builder<'_> {
         self.make_scratch(shape.memory_bytes, mount_point)?;
         let root = self.overlay(&root_lower, ROOT)?;
         self.move_mount("put the root in its place", root, Argument::Value(SCRATCH.into()), ROOT);
-        if shape.with_base {
-            self.base_roots(&overlays)?;
+        for Ready { mount, name } in &ready {
+            self.move_mount(format!("mount /{name}"), (*mount).into(), root, name);
         }
         for (index, (overlay, lower)) in overlays.iter().zip(&overlay_lower).enumerate() {
             let mount = self.overlay(lower, &format!("part-{index}"))?;
             self.mounts.push((mount, overlay.mount_path.clone()));
         }
-        self.own_file_systems(devices)?;
+        self.own_file_systems();
         self.pivot(root);
         for overlay in &overlays {
             self.make_directories(&overlay.mount_path)?;
@@ -213,14 +226,34 @@ impl Builder<'_> {
         }
         self.working_directory(layers, working_directory)?;
         self.finish();
-        let mut roots = vec![b"/\0".to_vec()];
-        for overlay in &overlays {
-            let mut path = overlay.mount_path.as_os_str().as_encoded_bytes().to_vec();
-            path.push(0);
-            roots.push(path);
+        let setup = self.script.seal().map_err(|error| super::step("write a script", error))?;
+        Ok(Plan { setup, roots, directories: layers.iter().map(|(directory, _)| directory.clone()).collect() })
+    }
+
+    /// Keeps what the kernel counts of this process open: its file can't be opened any more when it is hidden.
+    fn open_counters(&mut self) {
+        let name = self.script.text("/proc/self/io");
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        self.script.call("open /proc/self/io", libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
+        // Not every kernel counts.
+        self.script.tolerate(&[libc::ENOENT]);
+        let opened = self.script.keep_briefly();
+        self.script.call("keep /proc/self/io", libc::SYS_dup3, [opened, COUNTERS.into(), libc::O_CLOEXEC.into()]);
+        self.script.tolerate(&[libc::EBADF, libc::EINVAL]);
+    }
+
+    /// The mounts that the launcher has made: roots of the base, and `/dev`.
+    fn ready_mounts(&mut self, overlays: &[Overlay], with_base: bool) -> Result<Vec<Ready>, EnvironmentError> {
+        let skeleton = self.host.skeleton;
+        let names = skeleton.mounted_roots.iter().filter(|name| {
+            let path = Path::new("/").join(name);
+            with_base && !overlays.iter().any(|overlay| overlay.mount_path == path)
+        });
+        let mut ready = Vec::new();
+        for name in names.map(String::as_str).chain(["dev"]) {
+            ready.push(Ready { mount: self.directory(&skeleton.root(true).join(name))?, name: name.to_owned() });
         }
-        roots.truncate(child::ROOTS_MAX);
-        Ok(Plan { setup: self.script.seal(), roots })
+        Ok(ready)
     }
 
     /// Parts of the root that need an overlay of their own: layers shown elsewhere than `/`, and roots of the base that layers lie beneath.
@@ -263,21 +296,17 @@ impl Builder<'_> {
         let name = self.script.path(path)?;
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         let step = format!("open {}", path.display());
-        self.script.call(&step, libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
+        self.script.call(step.clone(), libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
         let opened = self.script.keep_briefly();
         let number = FIRST_DIRECTORY + self.directories;
         self.directories += 1;
-        self.script.call(&step, libc::SYS_dup3, [opened, number.into(), libc::O_CLOEXEC.into()]);
+        self.script.call(step.clone(), libc::SYS_dup3, [opened, number.into(), libc::O_CLOEXEC.into()]);
         self.script.call(step, libc::SYS_close, [opened]);
         Ok(number)
     }
 
-    /// Waits for the parent's identity maps and becomes the program's user, with all rights over the new namespaces.
+    /// Becomes the program's user, with all rights over the namespaces.
     fn take_identity(&mut self) {
-        let byte = self.script.bytes(&[0]);
-        let from = Argument::from(child::REPORT_DESCRIPTOR);
-        self.script.call("wait for the identity maps", libc::SYS_read, [from, byte, 1.into()]);
-        self.script.require_result();
         if self.host.is_root {
             self.script.call("leave the agent's groups", libc::SYS_setgroups, [0.into(), 0.into()]);
         }
@@ -323,7 +352,7 @@ impl Builder<'_> {
     /// A detached mount of a new file system.
     fn file_system(
         &mut self,
-        step: &str,
+        step: &'static str,
         kind: &str,
         options: &[(&str, &str)],
         flags: &[&str],
@@ -349,60 +378,14 @@ impl Builder<'_> {
         mount
     }
 
-    fn move_mount(&mut self, step: &str, mount: Argument, to: Argument, name: &str) {
+    fn move_mount(&mut self, step: impl Into<Cow<'static, str>>, mount: Argument, to: Argument, name: &str) {
         let (empty, name) = (self.script.text(""), self.script.text(name));
         let arguments = [mount, empty, to, name, MOVE_MOUNT_F_EMPTY_PATH.into()];
         self.script.call(step, libc::SYS_move_mount, arguments);
     }
 
-    /// A detached copy of the mount at a path.
-    fn tree(&mut self, path: &Path, flags: i32) -> Result<Argument, EnvironmentError> {
-        let name = self.script.path(path)?;
-        let flags = OPEN_TREE_CLONE.cast_signed() | libc::O_CLOEXEC | flags;
-        self.script.call(
-            format!("take {} from the host", path.display()),
-            libc::SYS_open_tree,
-            [libc::AT_FDCWD.into(), name, flags.into()],
-        );
-        Ok(self.script.keep())
-    }
-
-    fn set_attributes(&mut self, step: String, mount: Argument, attributes: u64, flags: i32) {
-        // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
-        let attribute = self.script.bytes(&[attributes, 0, 0, 0].map(u64::to_ne_bytes).concat());
-        let empty = self.script.text("");
-        let flags = libc::AT_EMPTY_PATH | flags;
-        self.script.call(step, libc::SYS_mount_setattr, [mount, empty, flags.into(), attribute, 32.into()]);
-    }
-
-    fn base_roots(&mut self, overlays: &[Overlay]) -> Result<(), EnvironmentError> {
-        for name in &self.host.skeleton.mounted_roots {
-            let path = Path::new("/").join(name);
-            if overlays.iter().any(|overlay| overlay.mount_path == path) {
-                continue;
-            }
-            let tree = self.tree(&path, AT_RECURSIVE)?;
-            let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-            self.set_attributes(format!("make {} read-only", path.display()), tree, attributes, AT_RECURSIVE);
-            self.mounts.push((tree, path));
-        }
-        Ok(())
-    }
-
-    /// `/dev`, `/proc` and what is in them; never anything that a layer brings.
-    fn own_file_systems(&mut self, devices: i32) -> Result<(), EnvironmentError> {
-        let empty = self.script.text("");
-        let flags = OPEN_TREE_CLONE.cast_signed() | libc::O_CLOEXEC | libc::AT_EMPTY_PATH;
-        self.script.call("make /dev", libc::SYS_open_tree, [devices.into(), empty, flags.into()]);
-        let devices = self.script.keep();
-        let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-        self.set_attributes("make /dev read-only".into(), devices, attributes, 0);
-        self.mounts.push((devices, "/dev".into()));
-        for name in DEVICES {
-            let path = Path::new("/dev").join(name);
-            let device = self.tree(&path, 0)?;
-            self.mounts.push((device, path));
-        }
+    /// `/proc`, and what is in `/dev` that a program can change; never anything that a layer brings.
+    fn own_file_systems(&mut self) {
         let options = [("ptmxmode", "0666"), ("mode", "0620")];
         let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
         let terminals = self.file_system("make /dev/pts", "devpts", &options, &["newinstance"], attributes);
@@ -415,7 +398,6 @@ impl Builder<'_> {
         let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
         let processes = self.file_system("make /proc", "proc", &[], &[], attributes);
         self.mounts.push((processes, "/proc".into()));
-        Ok(())
     }
 
     fn pivot(&mut self, root: Argument) {
@@ -456,37 +438,16 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Host name, loopback, and giving up every right.
+    /// Gives up every right.
     fn finish(&mut self) {
-        let name = self.script.text("muster");
-        self.script.call("name the host", libc::SYS_sethostname, [name, 6.into()]);
-        let kind = Argument::from(libc::SOCK_DGRAM | libc::SOCK_CLOEXEC);
-        self.script.call("bring the loopback up", libc::SYS_socket, [libc::AF_INET.into(), kind, 0.into()]);
-        let socket = self.script.keep();
-        // struct ifreq: the name in 16 bytes, then the flags.
-        let mut request = [0_u8; 40];
-        request[..2].copy_from_slice(b"lo");
-        request[16..18].copy_from_slice(&((libc::IFF_UP | libc::IFF_RUNNING) as u16).to_ne_bytes());
-        let request = self.script.bytes(&request);
-        let set_flags = (libc::SIOCSIFFLAGS as i64).into();
-        self.script.call("bring the loopback up", libc::SYS_ioctl, [socket, set_flags, request]);
-        for capability in 0..=self.host.last_capability {
-            let arguments = [libc::PR_CAPBSET_DROP.into(), capability.into()];
-            self.script.call("give up a capability", libc::SYS_prctl, arguments);
-        }
-        let limit = self.script.bytes(&[0; 16]);
-        let arguments = [0.into(), libc::RLIMIT_CORE.into(), limit, 0.into()];
-        self.script.call("forbid core dumps", libc::SYS_prlimit64, arguments);
-        let arguments = [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), 0.into(), 0.into(), 0.into()];
-        self.script.call("forbid new privileges", libc::SYS_prctl, arguments);
         // struct __user_cap_header_struct with _LINUX_CAPABILITY_VERSION_3, then two empty __user_cap_data_struct.
         let header = self.script.bytes(&[0x2008_0522_u32.to_ne_bytes(), [0; 4]].concat());
         let none = self.script.bytes(&[0; 24]);
         self.script.call("give up all capabilities", libc::SYS_capset, [header, none]);
         self.script.call("hide from the program", libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 0.into()]);
         let arguments = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
-        self.script.call("die with the agent", libc::SYS_prctl, arguments);
-        let arguments = [3.into(), Argument::Value(u32::MAX.into()), 0.into()];
+        self.script.call("die with the launcher", libc::SYS_prctl, arguments);
+        let arguments = [(COUNTERS + 1).into(), Argument::Value(u32::MAX.into()), 0.into()];
         self.script.call("close what is open", libc::SYS_close_range, arguments);
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use muster_model::spec::CommandSpec;
 use tokio::sync::mpsc;
 
-use super::SandboxEnvironment;
+use super::{SandboxEnvironment, launch};
 use crate::groups::Groups;
 use crate::{Environment, EnvironmentError, EnvironmentSpec, ExitStatus, KillSwitch, Readiness};
 
@@ -58,7 +58,7 @@ fn probe(driver: &SandboxEnvironment) -> Result<ExitStatus, EnvironmentError> {
 }
 
 fn notes(driver: &SandboxEnvironment) -> Vec<String> {
-    match &driver.groups {
+    match &*driver.groups {
         Groups::None(reason) => vec![format!("memory and the number of processes are not limited: {reason}")],
         Groups::One(_) | Groups::Two(_) => Vec::new(),
     }
@@ -87,7 +87,7 @@ fn explain(error: EnvironmentError, switch: &dyn Fn(&str) -> Option<String>) -> 
         }
     }
     let remedy = match step.as_str() {
-        "clone a process into new namespaces" => {
+        launch::UNSHARE | "clone a first process" => {
             "Linux 5.11 or newer outside a container that forbids namespaces (docker run --security-opt seccomp=unconfined)"
         }
         "make an overlay" => "sudo modprobe overlay, on Linux 5.11 or newer",
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn every_switch_is_named_with_its_remedy() {
-        let step = "clone a process into new namespaces";
+        let step = launch::UNSHARE;
         assert_eq!(
             explained(step, libc::EPERM, "kernel.unprivileged_userns_clone"),
             "user namespaces are switched off by kernel.unprivileged_userns_clone = 0; \

@@ -1,21 +1,23 @@
-//! System calls prepared before the clone and made after it.
+//! System calls prepared by the agent and made by a launcher or a first process.
 //!
-//! Between `clone` and `exec` a child of a program with several threads may not allocate, lock or panic: another thread may have held the
-//! allocator's lock at that moment. So everything that the child will do is written down beforehand as a list of raw system calls whose
-//! arguments are numbers, addresses of prepared bytes, or results of earlier calls; the child only plays the list. A call that fails is
-//! named by its place in the list, and the parent, which has the names, makes a sentence of it.
+//! A first process is a copy of a program without an allocator or a library, in the middle of changing what it is: everything that it will do
+//! is written down beforehand as a list of raw system calls whose arguments are numbers, addresses of prepared bytes, or results of earlier
+//! calls. The list is an image in a sealed file in memory, which the other side maps and plays. A call that fails is named by its place in the
+//! list, and the agent, which has the names, makes a sentence of it.
 
+use std::borrow::Cow;
 use std::ffi::{CString, c_long};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::protocol::{ArgumentKind, Call, Head, KEEP_NOTHING, REGISTERS};
 use crate::EnvironmentError;
-
-/// Registers of a script.
-pub(crate) const REGISTERS: usize = 64;
-
-/// Results that later calls use.
-pub(crate) type Registers = [i64; REGISTERS];
 
 /// One argument of a prepared call.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,19 @@ pub(crate) enum Argument {
     Table(usize),
     /// The result of an earlier call.
     Register(u8),
+}
+
+impl Argument {
+    /// As the image has it.
+    fn wire(self) -> (i64, u8) {
+        let place = |place: usize| place as i64;
+        match self {
+            Self::Value(value) => (value, ArgumentKind::Value as u8),
+            Self::Data(data) => (place(data), ArgumentKind::Data as u8),
+            Self::Table(table) => (place(table), ArgumentKind::Table as u8),
+            Self::Register(register) => (register.into(), ArgumentKind::Register as u8),
+        }
+    }
 }
 
 impl From<i32> for Argument {
@@ -48,45 +63,31 @@ impl From<i64> for Argument {
     }
 }
 
-/// One prepared system call.
-#[derive(Clone, Copy, Debug)]
-struct Call {
-    number: c_long,
-    arguments: [Argument; 6],
-    /// Errors that count as success.
-    tolerated: [i32; 4],
-    /// Results below this are failures: 0, or 1 for a read that must bring something.
-    least: i64,
-    keep: Option<u8>,
-}
-
-/// A call that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
-    /// Its place in the script.
-    pub(crate) call: u32,
-    /// What the kernel said; 0 for too small a result.
-    pub(crate) errno: i32,
-}
-
 /// A list of prepared calls with everything that they point to.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
     calls: Vec<Call>,
-    names: Vec<String>,
+    names: Vec<Cow<'static, str>>,
     data: Vec<u8>,
-    tables: Vec<usize>,
+    /// See [`Head::tables`].
+    tables: Vec<i64>,
+    roots: u64,
     registers: u8,
 }
 
 impl Script {
     /// Appends a call under the name that an error gives it: an infinitive with its object.
-    pub(crate) fn call<const N: usize>(&mut self, name: impl Into<String>, number: c_long, given: [Argument; N]) {
-        let mut arguments = [Argument::Value(0); 6];
-        for (place, argument) in arguments.iter_mut().zip(given) {
-            *place = argument;
+    pub(crate) fn call<const N: usize>(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        number: c_long,
+        given: [Argument; N],
+    ) {
+        let (mut arguments, mut kinds) = ([0; 6], [ArgumentKind::Value as u8; 6]);
+        for ((argument, kind), given) in arguments.iter_mut().zip(&mut kinds).zip(given) {
+            (*argument, *kind) = given.wire();
         }
-        self.calls.push(Call { number, arguments, tolerated: [0; 4], least: 0, keep: None });
+        self.calls.push(Call { number, arguments, kinds, keep: KEEP_NOTHING, least: 0, tolerated: [0; 4] });
         self.names.push(name.into());
     }
 
@@ -95,17 +96,17 @@ impl Script {
         let register = self.registers;
         assert!(usize::from(register) < REGISTERS - 1, "a script keeps fewer than {REGISTERS} results");
         self.registers += 1;
-        if let Some(call) = self.calls.last_mut() {
-            call.keep = Some(register);
-        }
-        Argument::Register(register)
+        self.keep_in(register)
     }
 
     /// Keeps the result of the last call until this is called again.
     pub(crate) fn keep_briefly(&mut self) -> Argument {
-        let register = const { (REGISTERS - 1) as u8 };
+        self.keep_in(const { (REGISTERS - 1) as u8 })
+    }
+
+    fn keep_in(&mut self, register: u8) -> Argument {
         if let Some(call) = self.calls.last_mut() {
-            call.keep = Some(register);
+            call.keep = register;
         }
         Argument::Register(register)
     }
@@ -116,13 +117,6 @@ impl Script {
             for (place, error) in call.tolerated.iter_mut().zip(errors) {
                 *place = *error;
             }
-        }
-    }
-
-    /// Makes the last call fail when its result is 0.
-    pub(crate) fn require_result(&mut self) {
-        if let Some(call) = self.calls.last_mut() {
-            call.least = 1;
         }
     }
 
@@ -163,92 +157,107 @@ impl Script {
         self.foreign(path.as_os_str().as_bytes())
     }
 
+    /// Prepares an array of addresses that ends with a null pointer.
+    fn addresses(&mut self, places: impl IntoIterator<Item = Argument>) -> Argument {
+        let start = self.tables.len();
+        let data = places.into_iter().filter_map(|place| match place {
+            Argument::Data(place) => Some(place as i64 + 1),
+            _ => None,
+        });
+        self.tables.extend(data);
+        self.tables.push(0);
+        Argument::Table(start)
+    }
+
     /// Prepares an array of strings that ends with a null pointer, as `execve` wants it.
     ///
     /// # Errors
     ///
     /// When one has a zero byte in it.
     pub(crate) fn table(&mut self, texts: impl IntoIterator<Item = Vec<u8>>) -> Result<Argument, EnvironmentError> {
-        let mut places = Vec::new();
-        for text in texts {
-            if let Argument::Data(place) = self.foreign(&text)? {
-                places.push(place);
-            }
-        }
-        let start = self.tables.len();
-        // Places become addresses in `seal`; one more than the place, so that 0 stays the null pointer at the end.
-        self.tables.extend(places.into_iter().map(|place| place + 1));
-        self.tables.push(0);
-        Ok(Argument::Table(start))
+        let places = texts.into_iter().map(|text| self.foreign(&text)).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.addresses(places))
     }
 
-    /// Turns places into addresses. Nothing may be added afterwards.
-    pub(crate) fn seal(mut self) -> SealedScript {
-        self.data.shrink_to_fit();
-        let base = self.data.as_ptr().addr();
-        for entry in &mut self.tables {
-            if *entry != 0 {
-                *entry = base + *entry - 1;
-            }
-        }
-        SealedScript { script: self }
+    /// Names the directories to open for the agent when the calls are done; before any other table.
+    ///
+    /// # Errors
+    ///
+    /// When one has a zero byte in it.
+    pub(crate) fn roots(&mut self, paths: &[impl AsRef<Path>]) -> Result<(), EnvironmentError> {
+        assert!(self.tables.is_empty(), "roots are the first entries of the tables");
+        let paths = paths.iter().map(|path| path.as_ref().as_os_str().as_bytes().to_vec()).collect::<Vec<_>>();
+        self.roots = paths.len() as u64;
+        self.table(paths).map(drop)
+    }
+
+    /// Writes the image. Nothing may be added afterwards.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said to a file in memory.
+    pub(crate) fn seal(self) -> io::Result<SealedScript> {
+        let head = Head {
+            calls: self.calls.len() as u64,
+            tables: self.tables.len() as u64,
+            data: self.data.len() as u64,
+            roots: self.roots,
+        };
+        let mut image = Vec::with_capacity(
+            size_of::<Head>() + size_of_val(&*self.calls) + size_of_val(&*self.tables) + self.data.len(),
+        );
+        image.extend_from_slice(bytes_of(std::slice::from_ref(&head)));
+        image.extend_from_slice(bytes_of(&self.calls));
+        image.extend_from_slice(bytes_of(&self.tables));
+        image.extend_from_slice(&self.data);
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let mut file = File::from(memfd_create(c"muster-script", flags)?);
+        file.write_all(&image)?;
+        seal(&file)?;
+        Ok(SealedScript { image: file.into(), names: self.names })
     }
 }
 
-/// A script whose addresses are settled.
+/// Forbids every change to a file in memory.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub(crate) fn seal(file: &File) -> io::Result<()> {
+    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
+}
+
+/// The bytes of structures without padding.
+fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: `Plain` types are made of numbers without padding, so that each byte is initialised; the length is that of the slice.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// Structures that are made of numbers without padding.
+trait Plain {}
+impl Plain for Head {}
+impl Plain for Call {}
+impl Plain for i64 {}
+const _: () = assert!(size_of::<Head>() == 32 && size_of::<Call>() == 80, "no padding");
+
+/// A script that is ready to be played.
 #[derive(Debug)]
 pub(crate) struct SealedScript {
-    script: Script,
+    image: OwnedFd,
+    names: Vec<Cow<'static, str>>,
 }
 
 impl SealedScript {
     /// The name of a call.
     pub(crate) fn name(&self, call: u32) -> &str {
-        usize::try_from(call)
-            .ok()
-            .and_then(|call| self.script.names.get(call))
-            .map_or("do an unknown step", String::as_str)
+        usize::try_from(call).ok().and_then(|call| self.names.get(call)).map_or("do an unknown step", AsRef::as_ref)
     }
+}
 
-    /// Makes the calls one after the other; async-signal-safe.
-    ///
-    /// # Errors
-    ///
-    /// The first call that failed.
-    ///
-    /// # Safety
-    ///
-    /// The calls do what they say to the calling process; it must be one that was made for them.
-    pub(crate) unsafe fn perform(&self, registers: &mut Registers) -> Result<(), Failure> {
-        let mut index = 0_u32;
-        for call in &self.script.calls {
-            let [a, b, c, d, e, f] = call.arguments;
-            let result = {
-                let value = |argument| self.value(argument, registers);
-                // SAFETY: the caller vouches for what the calls do; every address points into `data` or `tables`, which live as long as `self`.
-                unsafe { libc::syscall(call.number, value(a), value(b), value(c), value(d), value(e), value(f)) }
-            };
-            if result < call.least {
-                // SAFETY: the address of this thread's errno is always valid.
-                let errno = if result < 0 { unsafe { *libc::__errno_location() } } else { 0 };
-                if errno == 0 || !call.tolerated.contains(&errno) {
-                    return Err(Failure { call: index, errno });
-                }
-            }
-            if let Some(place) = call.keep.and_then(|register| registers.get_mut(usize::from(register))) {
-                *place = result;
-            }
-            index = index.wrapping_add(1);
-        }
-        Ok(())
-    }
-
-    fn value(&self, argument: Argument, registers: &Registers) -> i64 {
-        match argument {
-            Argument::Value(value) => value,
-            Argument::Data(place) => self.script.data.as_ptr().wrapping_add(place).addr().cast_signed() as i64,
-            Argument::Table(place) => self.script.tables.as_ptr().wrapping_add(place).addr().cast_signed() as i64,
-            Argument::Register(register) => registers.get(usize::from(register)).copied().unwrap_or(-1),
-        }
+impl AsFd for SealedScript {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.image.as_fd()
     }
 }

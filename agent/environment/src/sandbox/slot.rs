@@ -1,249 +1,306 @@
-//! The thread that clones, one for each environment that is open at one time, kept and used again.
+//! Launchers with their control groups, and the places that they have made ahead.
 //!
-//! A thread of its own, because the kernel ties two things to the cloning thread: the signal that a child gets when its parent dies, and (in
-//! version 1) the control groups that a child is born into. So nothing has to be moved between groups when an environment starts.
+//! A slot runs one place at a time. When a place has been used, its slot waits for the death of everything in it, makes sure of its network,
+//! and makes the next place of the same shape, all on a thread of its own: whoever asks for such a place finds one ready. Nothing that a
+//! program could have changed is used again; what is, says [`launch`](super::launch): mounts that can't be written, an empty network, a name.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::child::{ChildPlan, MAPS_ARE_WRITTEN, become_first_process};
+use super::launch::LaunchScripts;
+use super::launcher::{Launcher, Made, Reaped};
 use super::plan::Plan;
-use super::script::SealedScript;
-use super::{Identity, JOB_ID, step};
+use super::{Identity, step};
 use crate::EnvironmentError;
-use crate::groups::{ControlGroup, GroupUsage};
+use crate::groups::{ControlGroup, GroupUsage, Groups};
 
-/// The stack of the program's last steps before `exec`, in bytes.
-const STACK_BYTES: usize = 64 * 1024;
+/// Slots that are being made ready for their next use, beyond as many as are in use, before another slot waits for one of them instead of
+/// being added.
+const RETIRING_SLOTS_MAX: usize = 2;
 
-// From linux/sched.h; libc's constants are too narrow for them.
-const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// A control group that the slot's thread and the users of its places share.
+type SharedGroup = Arc<Mutex<Box<dyn ControlGroup>>>;
 
-/// What the first process of one environment is made from.
-pub(super) struct Start {
-    pub(super) plan: Arc<Plan>,
-    pub(super) job: SealedScript,
-    pub(super) memory_bytes: u64,
-    pub(super) processes: u32,
-    pub(super) identity: Identity,
-    /// The child's ends: report, standard output, standard error.
-    pub(super) descriptors: [OwnedFd; 3],
-    /// The parent's end of the report's socket.
-    pub(super) report: OwnedFd,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A first process that is making its place.
-pub(super) struct Started {
-    pub(super) process: FirstProcess,
-    pub(super) report: OwnedFd,
-    pub(super) job: SealedScript,
+/// Where slots wait for their next use.
+#[derive(Default)]
+pub(super) struct FreeSlots {
+    slots: Mutex<Slots>,
+    returned: Condvar,
 }
 
-/// A first process, named by a descriptor so that it can never be mistaken for another. Killed and reaped when dropped.
-#[derive(Debug)]
-pub(super) struct FirstProcess {
-    descriptor: OwnedFd,
-    reaped: bool,
+#[derive(Default)]
+struct Slots {
+    free: Vec<Slot>,
+    retiring: usize,
+    used: usize,
 }
 
-impl AsRawFd for FirstProcess {
-    fn as_raw_fd(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
+impl Slots {
+    fn take(&mut self, plan: &Arc<Plan>) -> Option<Slot> {
+        let has_it = |slot: &Slot| slot.ahead.as_ref().is_some_and(|ahead| ahead.is_for(plan));
+        let best = self.free.iter().rposition(has_it);
+        let best = best.or_else(|| self.free.iter().position(|slot| slot.ahead.is_none()));
+        let place = best.or_else(|| (!self.free.is_empty()).then_some(0))?;
+        self.used += 1;
+        Some(self.free.remove(place))
     }
 }
 
-impl AsFd for FirstProcess {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
-impl FirstProcess {
-    /// Kills it, and with it everything in its namespace.
-    pub(super) fn kill(&self) {
-        // SAFETY: only a descriptor that we own and numbers are passed.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.descriptor.as_raw_fd(), libc::SIGKILL, 0, 0) };
+impl FreeSlots {
+    /// The best free slot for a plan: with a place of it, else with none, else the one that has waited longest.
+    fn take_now(&self, plan: &Arc<Plan>) -> Option<Slot> {
+        lock(&self.slots).take(plan)
     }
 
-    /// Waits for its death and takes its zombie away. Gives the processor time that it and its reaped children used.
-    pub(super) fn reap(&mut self) -> io::Result<Duration> {
-        if self.reaped {
-            return Ok(Duration::ZERO);
-        }
-        // SAFETY: all-zero values of both are valid, and the pointers are to locals. Its exit signal is none, hence `__WALL`.
-        let usage = unsafe {
-            let mut information: libc::siginfo_t = std::mem::zeroed();
-            let mut usage: libc::rusage = std::mem::zeroed();
-            let result = libc::syscall(
-                libc::SYS_waitid,
-                libc::P_PIDFD,
-                self.descriptor.as_raw_fd(),
-                &raw mut information,
-                libc::WEXITED | libc::__WALL,
-                &raw mut usage,
-            );
-            if result < 0 {
-                return Err(io::Error::last_os_error());
+    /// The same, after waiting for one if enough are about to be free; `None` when another is to be made.
+    fn take(&self, plan: &Arc<Plan>) -> Option<Slot> {
+        let mut slots = lock(&self.slots);
+        loop {
+            if let Some(slot) = slots.take(plan) {
+                return Some(slot);
             }
-            usage
-        };
-        self.reaped = true;
-        let time = |time: libc::timeval| {
-            Duration::new(time.tv_sec.cast_unsigned(), 0) + Duration::from_micros(time.tv_usec.cast_unsigned())
-        };
-        Ok(time(usage.ru_utime) + time(usage.ru_stime))
-    }
-}
-
-impl Drop for FirstProcess {
-    fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
-            // The kernel kills a namespace in milliseconds; leaving the zombie would be worse.
-            if let Err(error) = self.reap() {
-                tracing::warn!(%error, "cannot reap the first process of a sandbox");
+            if slots.retiring < slots.used + RETIRING_SLOTS_MAX {
+                slots.used += 1;
+                return None;
             }
+            slots = self.returned.wait(slots).unwrap_or_else(PoisonError::into_inner);
         }
     }
+
+    fn retire(&self) {
+        let mut slots = lock(&self.slots);
+        slots.used = slots.used.saturating_sub(1);
+        slots.retiring += 1;
+    }
+
+    /// Ends a retirement, with the slot or without it.
+    fn give(&self, slot: Option<Slot>) {
+        let mut slots = lock(&self.slots);
+        slots.retiring = slots.retiring.saturating_sub(1);
+        slots.free.extend(slot);
+        drop(slots);
+        self.returned.notify_one();
+    }
+
+    /// A slot that was taken is no more.
+    fn forget(&self) {
+        let mut slots = lock(&self.slots);
+        slots.used = slots.used.saturating_sub(1);
+    }
 }
 
-/// Slots that nobody uses.
-pub(super) type FreeSlots = Arc<Mutex<Vec<Slot>>>;
+/// A place that was made before anybody asked.
+struct Ahead {
+    made: Made,
+    /// Device and inode of each directory beneath it: a path may lead elsewhere later. The mounts hold on to them, so that the numbers stay theirs.
+    directories: Vec<(u64, u64)>,
+}
+
+impl Ahead {
+    fn is_for(&self, plan: &Arc<Plan>) -> bool {
+        Arc::ptr_eq(&self.made.plan, plan) && numbers(plan).is_ok_and(|now| now == self.directories)
+    }
+}
+
+fn numbers(plan: &Plan) -> io::Result<Vec<(u64, u64)>> {
+    let number = |path: &std::path::PathBuf| std::fs::symlink_metadata(path).map(|status| (status.dev(), status.ino()));
+    plan.directories.iter().map(number).collect()
+}
 
 enum Request {
-    Start(Box<Start>, oneshot::Sender<Result<Started, EnvironmentError>>),
-    Usage(oneshot::Sender<GroupUsage>),
-    /// Kills and reaps here, so that the asker need not wait, then puts the slot among the free ones.
-    Retire(FirstProcess, Slot, FreeSlots),
+    Make(Arc<Plan>, oneshot::Sender<Result<Made, EnvironmentError>>),
+    Reap(u32, oneshot::Sender<io::Result<Reaped>>),
+    /// Makes the slot ready for its next use and puts it among the free ones.
+    Retire {
+        place: u32,
+        again: Option<Arc<Plan>>,
+        slot: Slot,
+        free: Arc<FreeSlots>,
+    },
 }
 
-/// A handle on such a thread, which ends when the handle is dropped.
-#[derive(Debug)]
+/// A handle on the thread of a launcher, which ends with it.
 pub(super) struct Slot {
     requests: Sender<Request>,
+    group: SharedGroup,
+    ahead: Option<Box<Ahead>>,
 }
 
 impl Slot {
-    /// Starts a thread in a group.
-    pub(super) fn create(group: Box<dyn ControlGroup>) -> Result<Self, EnvironmentError> {
+    /// Starts a launcher in a group of its own.
+    pub(super) fn create(
+        scripts: &LaunchScripts,
+        identity: Identity,
+        groups: &Groups,
+    ) -> Result<Self, EnvironmentError> {
+        let group = groups.create().map_err(|error| step("make a control group", error))?;
+        let launcher = Launcher::start(scripts, identity, &*group)?;
+        let group = Arc::new(Mutex::new(group));
         let (requests, received) = channel();
         let thread = std::thread::Builder::new().name("muster-slot".into());
-        thread.spawn(move || serve(group, &received)).map_err(|error| step("start a thread", error))?;
-        Ok(Self { requests })
+        let held = group.clone();
+        thread.spawn(move || serve(launcher, &received, held)).map_err(|error| step("start a thread", error))?;
+        Ok(Self { requests, group, ahead: None })
     }
 
-    /// Clones a first process.
-    pub(super) async fn start(&self, start: Start) -> Result<Started, EnvironmentError> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, EnvironmentError> {
         let (reply, answer) = oneshot::channel();
-        let gone = || step("clone a process", io::Error::other("its thread has ended"));
-        self.requests.send(Request::Start(Box::new(start), reply)).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
-    }
-
-    /// What the last environment used.
-    pub(super) async fn usage(&self) -> GroupUsage {
-        let (reply, answer) = oneshot::channel();
-        if self.requests.send(Request::Usage(reply)).is_err() {
-            return GroupUsage::default();
-        }
-        answer.await.unwrap_or_default()
-    }
-
-    /// Kills and reaps without making the caller wait, and gives the slot back when that is done: until then the process holds on to the
-    /// memory of its place, which must not count against the next one.
-    pub(super) fn retire(self, process: FirstProcess, free: FreeSlots) {
-        let requests = self.requests.clone();
-        // Without the thread the process is reaped by its own drop.
-        let _ = requests.send(Request::Retire(process, self, free));
+        let gone = || step("talk to the launcher", io::Error::other("its thread has ended"));
+        self.requests.send(request(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
     }
 }
 
-fn serve(mut group: Box<dyn ControlGroup>, requests: &Receiver<Request>) {
-    let entered = group.enter();
-    let mut stack = vec![0_u8; STACK_BYTES];
+fn serve(mut launcher: Launcher, requests: &Receiver<Request>, group: SharedGroup) {
     while let Ok(request) = requests.recv() {
         match request {
-            Request::Start(start, reply) => {
-                let limits = match &entered {
-                    Ok(()) => group.begin(start.memory_bytes, start.processes),
-                    Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-                };
-                let started = limits
-                    .map_err(|error| step("limit memory and processes", error))
-                    .and_then(|()| clone_first_process(*start, &mut stack, group.clone_into()));
-                // An answer that nobody waits for is dropped, and with it the process.
-                let _ = reply.send(started);
+            Request::Make(plan, reply) => {
+                // A place that nobody waits for is dropped, and with it its process.
+                let _ = reply.send(launcher.make(&plan));
             }
-            Request::Usage(reply) => {
-                let _ = reply.send(group.usage());
+            Request::Reap(place, reply) => {
+                let _ = reply.send(launcher.reap(place));
             }
-            Request::Retire(process, slot, free) => {
-                drop(process);
-                free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+            Request::Retire { place, again, mut slot, free } => {
+                let ready = make_ready(&mut launcher, place, again);
+                match ready {
+                    Ok(ahead) => {
+                        slot.ahead = ahead.map(Box::new);
+                        free.give(Some(slot));
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "a launcher is replaced");
+                        free.give(None);
+                        break;
+                    }
+                }
             }
         }
+    }
+    // The group can be removed only when nobody is in it.
+    drop(launcher);
+    drop(group);
+}
+
+/// Waits until the last place is gone, makes sure of the network, and makes the next place.
+fn make_ready(launcher: &mut Launcher, place: u32, again: Option<Arc<Plan>>) -> io::Result<Option<Ahead>> {
+    launcher.reap(place)?;
+    launcher.renew()?;
+    let Some(plan) = again else { return Ok(None) };
+    let Ok(directories) = numbers(&plan) else { return Ok(None) };
+    // Whoever asks for it next is told why it can't be made.
+    Ok(launcher.make(&plan).ok().map(|made| Ahead { made, directories }))
+}
+
+/// A slot that goes back to the others when dropped.
+pub(super) struct SlotLease {
+    slot: Option<Slot>,
+    free: Arc<FreeSlots>,
+    /// The place that is in it, and what it was made from.
+    place: Option<(u32, Arc<Plan>)>,
+    /// Whether a place like it will be made ahead.
+    is_used: bool,
+}
+
+impl SlotLease {
+    /// Takes a slot and a place in it: one that was made ahead, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// The step that failed.
+    pub(super) async fn take(
+        free: &Arc<FreeSlots>,
+        plan: &Arc<Plan>,
+        create: impl FnOnce() -> Result<Slot, EnvironmentError> + Send + 'static,
+    ) -> Result<(Self, Made), EnvironmentError> {
+        let mut lease = Self { slot: None, free: free.clone(), place: None, is_used: false };
+        let (slots, wanted) = (free.clone(), plan.clone());
+        lease.slot = match free.take_now(plan) {
+            Some(slot) => Some(slot),
+            None => {
+                let made = tokio::task::spawn_blocking(move || match slots.take(&wanted) {
+                    Some(slot) => Ok(slot),
+                    None => create().inspect_err(|_| slots.forget()),
+                });
+                let made = made.await.map_err(|error| step("make a slot", io::Error::other(error)))?;
+                Some(made?)
+            }
+        };
+        let made = lease.place(plan).await?;
+        lease.place = Some((made.number, plan.clone()));
+        Ok((lease, made))
+    }
+
+    async fn place(&mut self, plan: &Arc<Plan>) -> Result<Made, EnvironmentError> {
+        let slot = self.slot.as_mut().ok_or_else(gone)?;
+        if let Some(ahead) = slot.ahead.take() {
+            if ahead.is_for(plan) {
+                return Ok(ahead.made);
+            }
+            let number = ahead.made.number;
+            drop(ahead);
+            slot.ask(|reply| Request::Reap(number, reply)).await?.map_err(|error| step("reap a sandbox", error))?;
+        }
+        slot.ask(|reply| Request::Make(plan.clone(), reply)).await?
+    }
+
+    /// Sets the limits and notes the counters, just before the program starts.
+    ///
+    /// # Errors
+    ///
+    /// A control file that can't be written.
+    pub(super) fn begin(&mut self, memory_bytes: u64, processes: u32) -> Result<(), EnvironmentError> {
+        self.is_used = true;
+        let slot = self.slot.as_ref().ok_or_else(gone)?;
+        lock(&slot.group).begin(memory_bytes, processes).map_err(|error| step("limit memory and processes", error))
+    }
+
+    /// What was used since.
+    ///
+    /// # Errors
+    ///
+    /// When the slot was given back.
+    pub(super) fn usage(&self) -> Result<GroupUsage, EnvironmentError> {
+        Ok(lock(&self.slot.as_ref().ok_or_else(gone)?.group).usage())
+    }
+
+    /// Waits for the death of the first process.
+    ///
+    /// # Errors
+    ///
+    /// When the launcher is dead.
+    pub(super) async fn reap(&self) -> Result<Reaped, EnvironmentError> {
+        let (Some(slot), Some((number, _))) = (&self.slot, &self.place) else { return Err(gone()) };
+        slot.ask(|reply| Request::Reap(*number, reply)).await?.map_err(|error| step("reap the sandbox", error))
     }
 }
 
-fn clone_first_process(start: Start, stack: &mut [u8], group: Option<RawFd>) -> Result<Started, EnvironmentError> {
-    const NAMESPACES: i32 = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS;
-    let mut descriptor: RawFd = -1;
-    let [report, output, error] = &start.descriptors;
-    // Sixteen bytes of alignment, as every processor's calling convention wants or allows.
-    let top = stack.as_mut_ptr_range().end;
-    let top = top.wrapping_sub(top.addr() % 16);
-    let plan = ChildPlan {
-        descriptors: [report.as_raw_fd(), output.as_raw_fd(), error.as_raw_fd()],
-        setup: &start.plan.setup,
-        job: &start.job,
-        roots: &start.plan.roots,
-        stack_top: top.cast(),
-    };
-    // SAFETY: an all-zero `clone_args` is valid. Without `CLONE_VM` the child has a copy of this memory, and it makes only
-    // async-signal-safe calls in it.
-    let child = unsafe {
-        let mut arguments: libc::clone_args = std::mem::zeroed();
-        arguments.flags = u64::from((NAMESPACES | libc::CLONE_PIDFD).cast_unsigned()) | CLONE_CLEAR_SIGHAND;
-        arguments.pidfd = (&raw mut descriptor).addr() as u64;
-        if let Some(group) = group {
-            arguments.flags |= CLONE_INTO_CGROUP;
-            arguments.cgroup = u64::from(group.cast_unsigned());
-        }
-        let child = libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>());
-        if child == 0 {
-            become_first_process(&plan);
-        }
-        child
-    };
-    if child < 0 {
-        return Err(step("clone a process into new namespaces", io::Error::last_os_error()));
-    }
-    // SAFETY: the kernel has just made the descriptor for us.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let process = FirstProcess { descriptor, reaped: false };
-    write_maps(child, start.identity).map_err(|error| step("map the program's user", error))?;
-    nix::unistd::write(&start.report, &[MAPS_ARE_WRITTEN])
-        .map_err(|error| step("talk to the sandbox", error.into()))?;
-    Ok(Started { process, report: start.report, job: start.job })
+fn gone() -> EnvironmentError {
+    EnvironmentError::Invalid("the slot was given back".into())
 }
 
-fn write_maps(child: i64, identity: Identity) -> io::Result<()> {
-    let Identity { uid, gid, is_root } = identity;
-    if !is_root {
-        fs::write(format!("/proc/{child}/setgroups"), "deny")?;
+impl Drop for SlotLease {
+    /// Gives it back as soon as everything in the place is dead. The first process has told of its end by then, or was killed.
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        let Some((place, plan)) = self.place.take() else {
+            self.free.forget();
+            return;
+        };
+        self.free.retire();
+        let requests = slot.requests.clone();
+        let free = self.free.clone();
+        let again = self.is_used.then_some(plan);
+        if requests.send(Request::Retire { place, again, slot, free }).is_err() {
+            self.free.give(None);
+        }
     }
-    fs::write(format!("/proc/{child}/uid_map"), format!("{JOB_ID} {uid} 1"))?;
-    fs::write(format!("/proc/{child}/gid_map"), format!("{JOB_ID} {gid} 1"))
 }
