@@ -176,13 +176,18 @@ impl Parts {
             closures: Closures::default(),
             clock,
         };
-        let (content, bytes) = reapi::services(storage.blobs.clone(), counters.clone());
+        let cache = reapi::CacheServices {
+            store: storage.blobs.clone(),
+            actions: storage.actions.clone(),
+            counters: counters.clone(),
+            executes: false,
+            clients_write_results: true,
+        };
         let status = StatusService { inputs: inputs.clone(), storage: storage.clone(), counters };
         let limit = limits::MESSAGE_BYTES_MAX;
         let mut routes = Routes::builder();
+        cache.add_to(&mut routes);
         routes
-            .add_service(content)
-            .add_service(bytes)
             .add_service(FleetServer::new(Fleet::new(inputs)).max_decoding_message_size(limit))
             .add_service(RunsServer::new(runs).max_decoding_message_size(limit))
             .add_service(StatusServer::new(status).max_decoding_message_size(limit));

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use muster_proto::v1;
 
+use crate::traffic::{Meter, Protocol, Traffic};
+
 /// What was looked up or carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -44,6 +46,7 @@ struct KindCounters {
 #[derive(Debug, Default)]
 pub struct Counters {
     kinds: [KindCounters; 4],
+    traffic: Traffic,
 }
 
 impl Counters {
@@ -63,6 +66,16 @@ impl Counters {
         self.kind(kind).bytes_transferred.fetch_add(transferred, Ordering::Relaxed);
     }
 
+    /// What counts a request of a client.
+    pub(crate) fn meter(&self, protocol: Protocol, client: &str) -> Meter {
+        self.traffic.meter(protocol, client)
+    }
+
+    /// Protocols and clients, as the status service shows them.
+    pub(crate) fn traffic_to_wire(&self) -> (Vec<v1::TrafficStats>, Vec<v1::TrafficStats>) {
+        self.traffic.to_wire()
+    }
+
     /// As the status service shows them.
     pub(crate) fn to_wire(&self) -> Vec<v1::KindStats> {
         let stats = Kind::ALL.map(|kind| {
@@ -79,7 +92,7 @@ impl Counters {
     }
 
     fn named(&self) -> impl Iterator<Item = (String, &AtomicU64)> {
-        Kind::ALL.into_iter().flat_map(|kind| {
+        let kinds = Kind::ALL.into_iter().flat_map(|kind| {
             let (counters, name) = (self.kind(kind), kind.name());
             [
                 (format!("{name}.hits"), &counters.hits),
@@ -87,7 +100,8 @@ impl Counters {
                 (format!("{name}.bytes_saved"), &counters.bytes_saved),
                 (format!("{name}.bytes_transferred"), &counters.bytes_transferred),
             ]
-        })
+        });
+        kinds.chain(self.traffic.named())
     }
 
     /// As the ledger keeps them.

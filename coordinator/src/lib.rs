@@ -11,6 +11,7 @@
 //! Architecture Invariant: nothing is told to anybody (an agent, a watcher, a client) before the ledger has it.
 
 mod agents;
+mod budget;
 mod clock;
 mod closure;
 mod configuration;
@@ -32,6 +33,7 @@ mod scheduler_task;
 mod services;
 mod storage;
 mod submission;
+mod traffic;
 mod watch;
 mod watchers;
 mod words;

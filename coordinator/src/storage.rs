@@ -48,6 +48,8 @@ impl Storage {
             kinds: Vec::new(),
             evicted_blobs: stats.evicted_blobs,
             evicted_bytes: stats.evicted_bytes,
+            protocols: Vec::new(),
+            clients: Vec::new(),
         })
     }
 }

@@ -8,10 +8,26 @@ pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// One chunk of a streamed blob, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// The window that a Zstandard frame of a client may ask for, in bytes; a power of two.
+pub const ZSTD_WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Average size of a chunk of a split blob, in bytes; what the Remote Execution API recommends.
+pub const CHUNKING_AVERAGE_BYTES: usize = 512 * 1024;
 /// One blob, in bytes.
 pub const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Chunks of which one blob is spliced.
+pub const CHUNKS_PER_SPLICE_MAX: usize = 50_000;
 /// Digests in one question for missing blobs.
 pub const FIND_MISSING_DIGESTS_MAX: usize = 50_000;
+/// Bytes of uploads that a coordinator holds in memory at one time, all clients together.
+pub const UPLOAD_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
+/// Bytes that an upload must bring in each [`UPLOAD_PROGRESS_TIME`] that the coordinator waits for it.
+pub const UPLOAD_PROGRESS_BYTES_MIN: u64 = 64 * 1024;
+/// See [`UPLOAD_PROGRESS_BYTES_MIN`].
+pub const UPLOAD_PROGRESS_TIME: Duration = Duration::from_secs(30);
+/// Client programs that are counted each for itself.
+pub const CLIENTS_COUNTED_MAX: usize = 100;
+/// Bytes of a client program's name.
+pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Bytes of an instance's name.
 pub const INSTANCE_NAME_BYTES_MAX: usize = 255;
 /// Bytes of blobs cached by a coordinator or an agent, unless configured.
@@ -148,6 +164,8 @@ pub const AGENTS_MAX: usize = 100_000;
 /// How long a base may be identified by its directories alone before every file is looked at again.
 pub const BASE_FULL_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// A `Tree` message of an output directory, in bytes.
+pub const TREE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Depth of a directory tree.
 pub const TREE_DEPTH_MAX: usize = 256;
 /// Files, directories and links of one layer, expanded.

@@ -1,41 +1,99 @@
-//! The content-addressed store's services of the Remote Execution API, version 2: how clients upload what a run is made of, and how agents
-//! fetch it.
+//! The services of the Remote Execution API, version 2, and of the APIs beside it: how clients upload what is built and tested, and how they and
+//! agents fetch it.
 
+mod action_cache;
 mod byte_stream;
+mod capabilities;
 mod cas;
-mod errors;
+mod chunks;
+mod compression;
+pub(crate) mod errors;
 pub mod instance;
 pub mod resource;
+pub mod results;
+mod tree;
 mod uploads;
 
+use std::fmt;
 use std::sync::Arc;
 
-use muster_cache::BlobStore;
+use muster_cache::{ActionCache, BlobStore};
 use muster_model::limits::MESSAGE_BYTES_MAX;
 use muster_proto::bytestream::byte_stream_server::ByteStreamServer;
+use muster_proto::reapi::action_cache_server::ActionCacheServer;
+use muster_proto::reapi::capabilities_server::CapabilitiesServer;
 use muster_proto::reapi::content_addressable_storage_server::ContentAddressableStorageServer;
+use tonic::service::RoutesBuilder;
 
+use crate::budget::UploadBudget;
 use crate::counters::Counters;
+pub use action_cache::ActionCacheService;
 pub use byte_stream::ByteStreamService;
+pub use capabilities::CapabilitiesService;
 pub use cas::StorageService;
 
 /// What a message may have beside its payload of [`MESSAGE_BYTES_MAX`], in bytes.
 const FRAMING_BYTES: usize = 64 * 1024;
 
-/// The services over one store; what they carry and find is counted in `counters`.
-pub fn services(
-    store: Arc<dyn BlobStore>,
-    counters: Arc<Counters>,
-) -> (ContentAddressableStorageServer<StorageService>, ByteStreamServer<ByteStreamService>) {
-    let message_bytes_max = MESSAGE_BYTES_MAX + FRAMING_BYTES;
-    (
-        ContentAddressableStorageServer::new(StorageService::new(store.clone(), counters.clone()))
-            .max_decoding_message_size(message_bytes_max)
-            .max_encoding_message_size(message_bytes_max),
-        ByteStreamServer::new(ByteStreamService::new(store, counters))
-            .max_decoding_message_size(message_bytes_max)
-            .max_encoding_message_size(message_bytes_max),
-    )
+/// What the cache's services share.
+#[derive(Clone)]
+pub struct CacheServices {
+    /// Blobs.
+    pub store: Arc<dyn BlobStore>,
+    /// Results.
+    pub actions: Arc<dyn ActionCache>,
+    /// What is carried and found is counted here.
+    pub counters: Arc<Counters>,
+    /// Actions are executed.
+    pub executes: bool,
+    /// Clients may store results of their own.
+    pub clients_write_results: bool,
+}
+
+impl fmt::Debug for CacheServices {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CacheServices")
+    }
+}
+
+impl CacheServices {
+    /// Adds the services.
+    pub fn add_to(&self, routes: &mut RoutesBuilder) {
+        let message_bytes_max = MESSAGE_BYTES_MAX + FRAMING_BYTES;
+        let budget = UploadBudget::default();
+        let storage = StorageService {
+            store: self.store.clone(),
+            actions: self.actions.clone(),
+            counters: self.counters.clone(),
+            budget: budget.clone(),
+        };
+        let streams = ByteStreamService::new(self.store.clone(), self.counters.clone(), budget);
+        let capabilities =
+            CapabilitiesService { executes: self.executes, clients_write_results: self.clients_write_results };
+        let results = ActionCacheService {
+            store: self.store.clone(),
+            actions: self.actions.clone(),
+            counters: self.counters.clone(),
+            clients_write_results: self.clients_write_results,
+        };
+        routes
+            .add_service(CapabilitiesServer::new(capabilities))
+            .add_service(
+                ActionCacheServer::new(results)
+                    .max_decoding_message_size(message_bytes_max)
+                    .max_encoding_message_size(message_bytes_max),
+            )
+            .add_service(
+                ContentAddressableStorageServer::new(storage)
+                    .max_decoding_message_size(message_bytes_max)
+                    .max_encoding_message_size(message_bytes_max),
+            )
+            .add_service(
+                ByteStreamServer::new(streams)
+                    .max_decoding_message_size(message_bytes_max)
+                    .max_encoding_message_size(message_bytes_max),
+            );
+    }
 }
 
 #[cfg(test)]

@@ -37,10 +37,18 @@ async fn fleet() -> Fleet {
     let config = DiskConfig { capacity_bytes: 64 << 20, ..DiskConfig::new(folder.path().join("server")) };
     let disk = DiskStore::open(config).unwrap();
     let counters = Arc::new(Counters::default());
-    let (storage, streams) = services(disk.clone(), counters.clone());
+    let services = CacheServices {
+        store: disk.clone(),
+        actions: disk.clone(),
+        counters: counters.clone(),
+        executes: false,
+        clients_write_results: true,
+    };
+    let mut routes = RoutesBuilder::default();
+    services.add_to(&mut routes);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::builder().add_service(storage).add_service(streams);
+    let server = Server::builder().add_routes(routes.routes());
     let server = tokio::spawn(async move {
         server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
     });

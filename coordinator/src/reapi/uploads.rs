@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::errors::status_of;
+use crate::budget::Share;
 
 /// Chunks that an upload may be ahead of the disk.
 const CHUNKS_WAITING_MAX: usize = 2;
@@ -38,7 +39,8 @@ struct Parked {
 
 #[derive(Debug)]
 struct Upload {
-    chunks: mpsc::Sender<Bytes>,
+    /// Each chunk has its share of the memory for uploads with it until the store has taken it.
+    chunks: mpsc::Sender<(Bytes, Share)>,
     stored: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -67,9 +69,10 @@ impl Uploads {
             return Err(Status::resource_exhausted(format!("{UPLOADS_OPEN_MAX} uploads are open")));
         }
         let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let received = stream::unfold(receiver, |mut receiver| async move {
-            let chunk = receiver.recv().await?;
-            Some((Ok(chunk), receiver))
+        let received = stream::unfold((receiver, None::<Share>), |(mut receiver, before)| async move {
+            drop(before);
+            let (chunk, share): (Bytes, Share) = receiver.recv().await?;
+            Some((Ok(chunk), (receiver, Some(share))))
         });
         let store = store.clone();
         let stored = tokio::spawn(async move { store.put(&digest, Blob::from_stream(digest, received)).await });
@@ -106,10 +109,10 @@ impl Held {
     }
 
     /// Takes the next bytes. Waits while the disk is behind.
-    pub(super) async fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
+    pub(super) async fn push(&mut self, chunk: Bytes, share: Share) -> Result<(), Status> {
         let size = chunk.len() as u64;
         let taken = match &self.upload {
-            Some(upload) => upload.chunks.send(chunk).await.is_ok(),
+            Some(upload) => upload.chunks.send((chunk, share)).await.is_ok(),
             None => false,
         };
         if taken {

@@ -35,6 +35,7 @@ impl v1::status_server::Status for StatusService {
     ) -> Result<Response<v1::CacheStatsResponse>, Status> {
         let mut stats = self.storage.stats().await?;
         stats.kinds = self.counters.to_wire();
+        (stats.protocols, stats.clients) = self.counters.traffic_to_wire();
         Ok(Response::new(stats))
     }
 }

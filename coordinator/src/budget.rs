@@ -1,0 +1,108 @@
+//! What uploads may cost: memory, all of them together, and patience, each for itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_model::limits::{UPLOAD_BYTES_IN_FLIGHT_MAX, UPLOAD_PROGRESS_BYTES_MIN, UPLOAD_PROGRESS_TIME};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+/// Bytes of uploads in memory, of all clients.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadBudget(Arc<Semaphore>);
+
+/// A part of the budget, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// All of the budget is taken.
+#[derive(Debug, thiserror::Error)]
+#[error("the coordinator has {UPLOAD_BYTES_IN_FLIGHT_MAX} bytes of uploads in hand; try again soon")]
+pub(crate) struct BudgetExceeded;
+
+impl UploadBudget {
+    /// Takes `bytes` for as long as they are in memory.
+    pub(crate) fn take(&self, bytes: usize) -> Result<Share, BudgetExceeded> {
+        let count = u32::try_from(bytes).map_err(|_| BudgetExceeded)?;
+        let permit = self.0.clone().try_acquire_many_owned(count).map_err(|_| BudgetExceeded)?;
+        Ok(Share { _permit: permit })
+    }
+}
+
+impl Default for UploadBudget {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(UPLOAD_BYTES_IN_FLIGHT_MAX)))
+    }
+}
+
+/// How long an upload may keep the coordinator waiting. Only waiting counts: the time that the disk needs is not the client's.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    left: Duration,
+    bytes: u64,
+}
+
+/// An upload is too slow.
+#[derive(Debug, thiserror::Error)]
+#[error("fewer than {UPLOAD_PROGRESS_BYTES_MIN} bytes came in {} seconds", UPLOAD_PROGRESS_TIME.as_secs())]
+pub(crate) struct TooSlow;
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { left: UPLOAD_PROGRESS_TIME, bytes: 0 }
+    }
+}
+
+impl Patience {
+    /// Waits for what comes next.
+    pub(crate) async fn wait<T>(&mut self, next: impl Future<Output = T>) -> Result<T, TooSlow> {
+        let start = Instant::now();
+        let came = timeout(self.left, next).await.map_err(|_| TooSlow)?;
+        self.left = self.left.saturating_sub(start.elapsed());
+        Ok(came)
+    }
+
+    /// Counts what came.
+    pub(crate) fn came(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.bytes >= UPLOAD_PROGRESS_BYTES_MIN {
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_for_all_together_and_comes_back() {
+        let budget = UploadBudget::default();
+        let most = budget.take(UPLOAD_BYTES_IN_FLIGHT_MAX - 1).unwrap();
+        assert!(budget.clone().take(2).is_err());
+        drop(budget.take(1).unwrap());
+        drop(most);
+        assert!(budget.take(2).is_ok());
+        assert!(budget.take(usize::MAX).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_runs_out_of_patience_and_a_steady_upload_does_not() {
+        let second = || tokio::time::sleep(Duration::from_secs(1));
+        let mut steady = Patience::default();
+        for _ in 0..100 {
+            steady.wait(second()).await.unwrap();
+            steady.came(UPLOAD_PROGRESS_BYTES_MIN as usize / 16);
+        }
+        let mut trickle = Patience::default();
+        let mut seconds = 0;
+        while trickle.wait(second()).await.is_ok() {
+            trickle.came(1);
+            seconds += 1;
+            assert!(seconds <= UPLOAD_PROGRESS_TIME.as_secs());
+        }
+        assert!(seconds + 1 >= UPLOAD_PROGRESS_TIME.as_secs());
+    }
+}

@@ -1,0 +1,184 @@
+//! SplitBlob and SpliceBlob: big blobs as chunks that other blobs may share.
+//!
+//! Cut with FastCDC as in the paper of 2020 (W. Xia and others, "The Design of Fast Content-Defined Chunking for Data Deduplication Based Storage
+//! Systems"), normalisation level 2, seed 0, an average of [`CHUNKING_AVERAGE_BYTES`], at least a quarter and at most four times that. A blob that is
+//! smaller than the biggest chunk is its own only chunk.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fastcdc::v2020::{FastCDC, Normalization};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use muster_cache::{ActionCache, ActionRecord, Blob, BlobStore, StoreError, digest_of};
+use muster_model::limits::{CHUNKING_AVERAGE_BYTES, MESSAGE_BYTES_MAX};
+use muster_model::{Digest, key};
+use muster_proto::reapi::{self, chunking_function};
+use prost::Message;
+use tonic::Status;
+
+use super::errors::status_of;
+
+/// The smallest chunk but a blob's last one, in bytes.
+const CHUNK_BYTES_MIN: usize = CHUNKING_AVERAGE_BYTES / 4;
+/// The biggest chunk, in bytes.
+const CHUNK_BYTES_MAX: usize = CHUNKING_AVERAGE_BYTES * 4;
+/// Chunks stored together.
+const CHUNKS_AT_ONCE: usize = 8;
+
+/// The chunks of a blob, each of which is stored when this answers. They are remembered for as long as all of them stay.
+pub(super) async fn split(
+    store: &Arc<dyn BlobStore>,
+    actions: &Arc<dyn ActionCache>,
+    digest: Digest,
+) -> Result<reapi::SplitBlobResponse, Status> {
+    let key = key::named_entry_key("FAST_CDC_2020", "", &digest.to_string());
+    let known = actions.get(&[key]).await.map_err(|error| status_of(&error))?.pop().flatten();
+    if let Some(answer) = known.and_then(|record| reapi::SplitBlobResponse::decode(record.payload).ok()) {
+        return Ok(answer);
+    }
+    let blob = store.get(&digest).await.map_err(|error| status_of(&error))?;
+    let chunks = if digest.size_bytes < CHUNK_BYTES_MAX as u64 {
+        vec![digest]
+    } else {
+        cut_and_store(store, blob, digest).await.map_err(|error| status_of(&error))?
+    };
+    let answer = reapi::SplitBlobResponse {
+        chunk_digests: chunks.iter().map(reapi::Digest::from).collect(),
+        chunking_function: chunking_function::Value::FastCdc2020.into(),
+    };
+    let payload: Bytes = answer.encode_to_vec().into();
+    if payload.len() > MESSAGE_BYTES_MAX {
+        return Err(Status::resource_exhausted("the blob has more chunks than fit into one message"));
+    }
+    let record = ActionRecord { outcome: Digest::of(&payload), payload, references: unique(chunks) };
+    if let Err(error) = actions.put(vec![(key, record)]).await {
+        // The answer is right without being remembered.
+        tracing::warn!(error = &error as &dyn std::error::Error, "the chunks of a blob are not remembered");
+    }
+    Ok(answer)
+}
+
+fn unique(mut digests: Vec<Digest>) -> Vec<Digest> {
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
+async fn cut_and_store(store: &Arc<dyn BlobStore>, blob: Blob, digest: Digest) -> Result<Vec<Digest>, StoreError> {
+    let mut pieces = cut(blob.into_stream());
+    let mut digests = Vec::new();
+    let mut batch = Vec::new();
+    loop {
+        let piece = pieces.next().await.transpose()?;
+        let ends = piece.is_none();
+        if let Some(piece) = piece {
+            let chunk = digest_of(digest.function, &piece);
+            digests.push(chunk);
+            batch.push(Blob::from_bytes_of(chunk, piece)?);
+        }
+        if batch.len() >= CHUNKS_AT_ONCE || ends {
+            for stored in store.put_many(std::mem::take(&mut batch)).await {
+                stored?;
+            }
+        }
+        if ends {
+            return Ok(digests);
+        }
+    }
+}
+
+/// Cuts a stream at the borders that its content defines.
+fn cut(chunks: BoxStream<'static, Result<Bytes, StoreError>>) -> BoxStream<'static, Result<Bytes, StoreError>> {
+    stream::unfold(Some((chunks, BytesMut::new(), false)), |state| async move {
+        let (mut chunks, mut buffer, mut ended) = state?;
+        // A border depends on nothing past the biggest chunk.
+        while !ended && buffer.len() < CHUNK_BYTES_MAX {
+            match chunks.next().await {
+                Some(Ok(chunk)) => buffer.extend_from_slice(&chunk),
+                Some(Err(error)) => return Some((Err(error), None)),
+                None => ended = true,
+            }
+        }
+        if buffer.is_empty() {
+            return None;
+        }
+        let level = Normalization::Level2;
+        let cutter =
+            FastCDC::with_level_and_seed(&buffer, CHUNK_BYTES_MIN, CHUNKING_AVERAGE_BYTES, CHUNK_BYTES_MAX, level, 0);
+        let (_, end) = cutter.cut(0, buffer.len());
+        let piece = buffer.split_to(end).freeze();
+        Some((Ok(piece), Some((chunks, buffer, ended))))
+    })
+    .boxed()
+}
+
+/// Makes a blob of chunks, unless it is there.
+pub(super) async fn splice(store: &Arc<dyn BlobStore>, digest: Digest, chunks: Vec<Digest>) -> Result<(), Status> {
+    let missing = store.find_missing(&[digest]).await.map_err(|error| status_of(&error))?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let together = chunks.iter().map(|chunk| chunk.size_bytes).fold(0, u64::saturating_add);
+    if together != digest.size_bytes {
+        return Err(Status::invalid_argument(format!(
+            "chunk_digests: {together} bytes together are not the {} of the blob",
+            digest.size_bytes
+        )));
+    }
+    let missing = store.find_missing(&chunks).await.map_err(|error| status_of(&error))?;
+    if let Some(first) = missing.first() {
+        return Err(Status::not_found(format!("{} chunks are missing, {first} the first of them", missing.len())));
+    }
+    let source = store.clone();
+    let bytes = stream::iter(chunks).then(move |chunk| {
+        let source = source.clone();
+        async move { source.get(&chunk).await }
+    });
+    let bytes = bytes.flat_map(|blob| match blob {
+        Ok(blob) => blob.into_stream(),
+        Err(error) => stream::iter([Err(error)]).boxed(),
+    });
+    let stored = store.put(&digest, Blob::from_stream(digest, bytes)).await;
+    stored.map_err(|error| status_of(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that no two runs differ in and that have no pattern a cutter could see.
+    fn noise(length: usize) -> Vec<u8> {
+        let mut noise = vec![0; length];
+        blake3::Hasher::new_derive_key("muster test noise").finalize_xof().fill(&mut noise);
+        noise
+    }
+
+    async fn cut_in_steps(data: &[u8], step: usize) -> Vec<Bytes> {
+        let pieces: Vec<_> = data.chunks(step).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        cut(stream::iter(pieces).boxed()).map(|piece| piece.unwrap()).collect().await
+    }
+
+    #[tokio::test]
+    async fn borders_are_those_of_the_library_over_the_whole_blob_however_it_comes() {
+        let data = noise(9 << 20);
+        let level = Normalization::Level2;
+        let whole = FastCDC::with_level(&data, CHUNK_BYTES_MIN, CHUNKING_AVERAGE_BYTES, CHUNK_BYTES_MAX, level);
+        let lengths: Vec<usize> = whole.map(|chunk| chunk.length).collect();
+        assert!(lengths.len() > 8, "{lengths:?}");
+        for step in [1 << 20, 4097, 9 << 20] {
+            let cut = cut_in_steps(&data, step).await;
+            assert_eq!(cut.iter().map(Bytes::len).collect::<Vec<_>>(), lengths, "in steps of {step}");
+            assert_eq!(cut.concat(), data);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_byte_more_at_the_front_changes_few_chunks() {
+        let data = noise(9 << 20);
+        let shifted = [&[1_u8][..], &data].concat();
+        let before = cut_in_steps(&data, 1 << 20).await;
+        let after = cut_in_steps(&shifted, 1 << 20).await;
+        let shared = after.iter().filter(|piece| before.contains(piece)).count();
+        assert!(shared + 3 >= after.len(), "{shared} of {}", after.len());
+    }
+}
