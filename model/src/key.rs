@@ -72,6 +72,7 @@ pub fn target_key(target: &TargetSpec) -> ActionKey {
     fields.number(target.limits.memory_bytes);
     fields.number(u64::from(target.limits.processes));
     fields.number(target.limits.output_bytes);
+    fields.text(target.limits.profile.name());
     fields.number(u64::from(target.shards));
     fields.finish()
 }
@@ -151,7 +152,7 @@ impl Fields {
 mod tests {
     use super::*;
     use crate::platform::{Base, EnvironmentKind, Requirements};
-    use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, TargetPolicy};
+    use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, Profile, TargetPolicy};
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -194,6 +195,7 @@ mod tests {
             |target| target.limits.memory_bytes = 1,
             |target| target.limits.processes = 1,
             |target| target.limits.output_bytes = 1,
+            |target| target.limits.profile = Profile::Debug,
             |target| target.shards = 2,
         ];
         let mut keys = vec![target_key(&target())];

@@ -120,6 +120,16 @@ pub const CASE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Standard output and error of one environment together, in bytes, unless the target says otherwise.
 pub const ENVIRONMENT_OUTPUT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// One file that a program in a sandbox writes, in bytes (`RLIMIT_FSIZE`); holes count.
+pub const SANDBOX_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+/// Descriptors of one process in a sandbox (`RLIMIT_NOFILE`).
+pub const SANDBOX_DESCRIPTORS_MAX: u64 = 4096;
+/// Memory that a process in a sandbox may lock, in bytes (`RLIMIT_MEMLOCK`).
+pub const SANDBOX_LOCKED_BYTES_MAX: u64 = 64 * 1024;
+/// POSIX message queues of a sandbox, in bytes (`RLIMIT_MSGQUEUE`); what the kernel grants by itself.
+pub const SANDBOX_QUEUE_BYTES_MAX: u64 = 819_200;
+/// Files and directories in a sandbox's memory.
+pub const SANDBOX_NODES_MAX: u64 = 1_000_000;
 /// Memory of one environment, in bytes, unless the target says otherwise.
 pub const ENVIRONMENT_MEMORY_BYTES_DEFAULT: u64 = 4 * 1024 * 1024 * 1024;
 /// Processes and threads of one environment unless the target says otherwise.

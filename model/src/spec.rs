@@ -54,6 +54,26 @@ pub struct Layer {
     pub purpose: String,
 }
 
+/// Which system calls a sandbox leaves to its programs. Part of every key: a program can see the difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Profile {
+    /// What tests need.
+    #[default]
+    Strict,
+    /// Besides that, what debuggers need: a program may look into its children, and load at fixed addresses.
+    Debug,
+}
+
+impl Profile {
+    /// The name used in configuration, keys and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Debug => "debug",
+        }
+    }
+}
+
 /// Bounds on one environment. Zero means the agent's own default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EnvironmentLimits {
@@ -63,6 +83,8 @@ pub struct EnvironmentLimits {
     pub processes: u32,
     /// Standard output and standard error together, in bytes.
     pub output_bytes: u64,
+    /// The system calls that are left.
+    pub profile: Profile,
 }
 
 /// Where a target departs from its run's [`RunPolicy`]; none of it is part of a key.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use muster_environment::{
     Environment, EnvironmentError, EnvironmentSpec, KillSwitch, OutputChunk, SandboxConfig, SandboxEnvironment,
 };
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, Profile};
 use tokio::sync::mpsc;
 
 const STARTS: usize = 300;
@@ -33,6 +33,7 @@ fn specification() -> EnvironmentSpec {
         memory_bytes: 1 << 30,
         processes: 64,
         output_bytes: 1 << 20,
+        profile: Profile::Strict,
         collect: Vec::new(),
         collector: None,
     }

@@ -19,6 +19,7 @@ mod spec;
 
 use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
+pub use muster_model::spec::Profile;
 use tokio::sync::mpsc;
 
 pub use base::{BaseConfig, BaseError, HostBase};

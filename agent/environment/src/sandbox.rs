@@ -13,6 +13,7 @@
 //! program costs a message, a fork and an `exec`. Every place is used once.
 
 mod job;
+mod landlock;
 mod launch;
 mod launcher;
 mod message;
@@ -22,6 +23,7 @@ mod plan;
 mod protocol;
 mod readiness;
 pub(crate) mod script;
+mod seccomp;
 mod skeleton;
 mod slot;
 #[cfg(test)]
@@ -44,7 +46,7 @@ use tokio::sync::mpsc;
 use self::launch::LaunchScripts;
 use self::launcher::FirstProcess;
 use self::message::{next_report, send};
-use self::plan::{Host, Plan, Shape, make_plan};
+use self::plan::{Host, Plan, Shape, make_plan, masked};
 use self::protocol::{Report, ReportKind};
 use self::skeleton::Skeleton;
 use self::slot::{FreeSlots, Slot, SlotLease};
@@ -103,11 +105,25 @@ struct Identity {
     is_root: bool,
 }
 
+/// What the kernel is like.
+struct Kernel {
+    last_capability: u32,
+    landlock: u32,
+    masked: Vec<&'static str>,
+}
+
+impl Kernel {
+    fn host<'a>(&self, skeleton: &'a Skeleton, is_root: bool) -> Host<'a> {
+        let Self { last_capability, landlock, masked } = self;
+        Host { skeleton, is_root, last_capability: *last_capability, landlock: *landlock, masked: masked.clone() }
+    }
+}
+
 /// The driver.
 pub struct SandboxEnvironment {
     identity: Identity,
     skeleton: Skeleton,
-    last_capability: u32,
+    kernel: Kernel,
     groups: Arc<Groups>,
     launch: Arc<LaunchScripts>,
     plans: Mutex<HashMap<Shape, Arc<Plan>>>,
@@ -148,12 +164,12 @@ impl SandboxEnvironment {
         let last_capability = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .and_then(|text| text.trim().parse().map_err(io::Error::other))
             .map_err(|error| step("read /proc/sys/kernel/cap_last_cap", error))?;
-        let host = Host { skeleton: &skeleton, is_root, last_capability };
-        let launch = Arc::new(LaunchScripts::new(&host)?);
+        let kernel = Kernel { last_capability, landlock: landlock::version(), masked: masked() };
+        let launch = Arc::new(LaunchScripts::new(&kernel.host(&skeleton, is_root))?);
         Ok(Self {
             identity,
             skeleton,
-            last_capability,
+            kernel,
             groups: Arc::new(Groups::discover()),
             launch,
             plans: Mutex::default(),
@@ -168,14 +184,12 @@ impl SandboxEnvironment {
     }
 
     fn plan(&self, spec: &EnvironmentSpec) -> Result<Arc<Plan>, EnvironmentError> {
-        let shape = Shape::new(spec.with_base, &spec.layers, &spec.command.working_directory, spec.memory_bytes);
+        let shape = Shape::new(spec);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = plans.get(&shape) {
             return Ok(plan.clone());
         }
-        let host =
-            Host { skeleton: &self.skeleton, is_root: self.identity.is_root, last_capability: self.last_capability };
-        let plan = Arc::new(make_plan(&host, &shape)?);
+        let plan = Arc::new(make_plan(&self.kernel.host(&self.skeleton, self.identity.is_root), &shape)?);
         if plans.len() >= PLANS_MAX {
             plans.clear();
         }
@@ -186,7 +200,8 @@ impl SandboxEnvironment {
     async fn make(&self, spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
         let started = Instant::now();
         let plan = self.plan(&spec)?;
-        let job = job::make_job(&spec.command)?;
+        let processes = matches!(*self.groups, Groups::None(_)).then_some(spec.processes);
+        let job = job::make_job(&spec.command, processes)?;
         let (launch, groups, identity) = (self.launch.clone(), self.groups.clone(), self.identity);
         let create = move || Slot::create(&launch, identity, &groups);
         let (slot, made) = SlotLease::take(&self.slots, &plan, create).await?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, Profile};
 use tokio::sync::watch;
 
 use crate::collect::Remains;
@@ -35,6 +35,8 @@ pub struct EnvironmentSpec {
     pub processes: u32,
     /// Standard output and standard error together, in bytes; more kills the program.
     pub output_bytes: u64,
+    /// The system calls that are left; nothing on a bare host, where all are.
+    pub profile: Profile,
     /// Absolute paths of files to read back when everything inside is dead; missing ones are left out, links are not followed.
     pub collect: Vec<PathBuf>,
     /// Takes what else is wanted, after that.

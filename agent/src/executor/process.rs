@@ -71,6 +71,7 @@ impl Place {
             memory_bytes: or_default(wanted.memory_bytes, limits::ENVIRONMENT_MEMORY_BYTES_DEFAULT),
             processes: or_default(wanted.processes, limits::ENVIRONMENT_PROCESSES_DEFAULT),
             output_bytes: or_default(wanted.output_bytes, limits::ENVIRONMENT_OUTPUT_BYTES_DEFAULT),
+            profile: wanted.profile,
             collect: command.collect.into_iter().map(PathBuf::from).collect(),
             collector: None,
         };

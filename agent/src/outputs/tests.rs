@@ -9,7 +9,7 @@ use muster_cache::digest_of;
 use muster_environment::{
     Environment, EnvironmentSpec, Exit, ExitStatus, KillSwitch, SandboxConfig, SandboxEnvironment,
 };
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, Profile};
 use prost::Message;
 use tokio::sync::mpsc;
 
@@ -77,6 +77,7 @@ impl Place {
             memory_bytes: 256 * 1024 * 1024,
             processes: 128,
             output_bytes: 1024 * 1024,
+            profile: Profile::Strict,
             collect: Vec::new(),
             collector: Some(collector),
         };

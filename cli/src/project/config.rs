@@ -32,6 +32,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_model::platform::EnvironmentKind;
+use muster_model::spec::Profile;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -60,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) environment_variables: BTreeMap<String, String>,
     /// `memory`, in bytes.
     pub(crate) memory_bytes: Option<u64>,
+    /// See [`EnvironmentLimits::profile`](muster_model::spec::EnvironmentLimits::profile).
+    pub(crate) profile: Option<Profile>,
     /// `processes`.
     pub(crate) processes: Option<u32>,
     /// `args`.
@@ -94,7 +97,7 @@ pub(crate) struct Configuration {
     pub(crate) suites: Vec<NamedSuite>,
 }
 
-const COMMON_KEYS: [&str; 12] = [
+const COMMON_KEYS: [&str; 13] = [
     "framework",
     "data",
     "base",
@@ -104,6 +107,7 @@ const COMMON_KEYS: [&str; 12] = [
     "env",
     "memory",
     "processes",
+    "profile",
     "args",
     "python",
     "requirements",
@@ -163,6 +167,7 @@ impl Settings {
             environment_variables: joined(self.environment_variables, &general.environment_variables),
             memory_bytes: self.memory_bytes.or(general.memory_bytes),
             processes: self.processes.or(general.processes),
+            profile: self.profile.or(general.profile),
             arguments: if self.arguments.is_empty() { general.arguments.clone() } else { self.arguments },
             python: self.python.or_else(|| general.python.clone()),
             requirements: joined(self.requirements, &general.requirements),
@@ -236,6 +241,7 @@ impl Reader<'_> {
             "env" => settings.environment_variables = self.variables(value)?,
             "memory" => settings.memory_bytes = Some(self.bytes(value)?),
             "processes" => settings.processes = Some(self.number(value, 1)?),
+            "profile" => settings.profile = Some(self.profile(value)?),
             "args" => settings.arguments = self.strings(value)?,
             "python" => settings.python = Some(self.string(value)?),
             "requirements" => settings.requirements = self.variables(value)?,
@@ -259,6 +265,12 @@ impl Reader<'_> {
             Some("host") => Ok(EnvironmentKind::Host),
             _ => Err(self.expected(value, "\"sandbox\" or \"host\"")),
         }
+    }
+
+    fn profile(&self, value: &Value<'_>) -> Result<Profile, ProjectError> {
+        let known = [Profile::Strict, Profile::Debug];
+        let named = value.get_ref().as_str().and_then(|name| known.into_iter().find(|profile| profile.name() == name));
+        named.ok_or_else(|| self.expected(value, "\"strict\" or \"debug\""))
     }
 
     fn globs(&self, value: &Value<'_>) -> Result<Vec<String>, ProjectError> {

@@ -20,6 +20,7 @@ fn every_key_is_understood() {
         args = ["--quick"]
         retries = 2
         processes = 7
+        profile = "debug"
         base = "none"
         environment = "host"
         python = "python3"
@@ -52,7 +53,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     ");
     insta::assert_snapshot!(complaint("[test.a]\ncommand = [\"x\"]\n  colour = 1\n"), @r"
     muster.toml:3:3: unknown key `colour`
-    hint: known keys are framework, data, base, environment, timeout, retries, env, memory, processes, args, python, requirements, directory, command, shards
+    hint: known keys are framework, data, base, environment, timeout, retries, env, memory, processes, profile, args, python, requirements, directory, command, shards
     ");
 }
 

@@ -57,6 +57,7 @@ impl Suite {
             memory_bytes: self.plan.settings.memory_bytes.unwrap_or(0),
             processes: self.plan.settings.processes.unwrap_or(0),
             output_bytes: 0,
+            profile: self.plan.settings.profile.unwrap_or_default(),
         }
     }
 }

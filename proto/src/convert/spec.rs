@@ -6,7 +6,8 @@ use muster_model::Digest;
 use muster_model::limits;
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements};
 use muster_model::spec::{
-    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec,
+    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, Profile, RunPolicy, RunSpec, TargetPolicy,
+    TargetSpec,
 };
 
 use super::{ConvertError, at_most, required};
@@ -163,6 +164,11 @@ impl From<&TargetSpec> for v1::TargetSpec {
                 memory_bytes: target.limits.memory_bytes,
                 processes: target.limits.processes,
                 output_bytes: target.limits.output_bytes,
+                profile: match target.limits.profile {
+                    Profile::Strict => v1::Profile::Strict,
+                    Profile::Debug => v1::Profile::Debug,
+                }
+                .into(),
             }),
             shards: target.shards,
             policy: (target.policy != TargetPolicy::default()).then(|| v1::TargetPolicy {
@@ -198,6 +204,7 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
                 memory_bytes: limits.memory_bytes,
                 processes: limits.processes,
                 output_bytes: limits.output_bytes,
+                profile: profile(limits.profile)?,
             },
             shards: target.shards,
             policy: TargetPolicy {
@@ -205,6 +212,14 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
                 case_timeout: policy.case_timeout_ms.map(Duration::from_millis),
             },
         })
+    }
+}
+
+fn profile(value: i32) -> Result<Profile, ConvertError> {
+    match v1::Profile::try_from(value) {
+        Ok(v1::Profile::Unspecified | v1::Profile::Strict) => Ok(Profile::Strict),
+        Ok(v1::Profile::Debug) => Ok(Profile::Debug),
+        Err(_) => Err(ConvertError::new("target.limits.profile", "is unknown")),
     }
 }
 

@@ -6,7 +6,8 @@ use muster_model::attempt::{AttemptReport, AttemptResult, CaseReport, Discovered
 use muster_model::outcome::{Fault, FaultKind, Verdict};
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Properties, Requirements};
 use muster_model::spec::{
-    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec,
+    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, Profile, RunPolicy, RunSpec, TargetPolicy,
+    TargetSpec,
 };
 use muster_model::{CaseIndex, Digest, Epoch};
 use proptest::prelude::*;
@@ -30,7 +31,7 @@ fn target(name: &str) -> TargetSpec {
             environment: EnvironmentKind::Sandbox,
             properties: Properties::new([("arch".into(), "x86_64".into())]),
         },
-        limits: EnvironmentLimits { memory_bytes: 1, processes: 2, output_bytes: 3 },
+        limits: EnvironmentLimits { memory_bytes: 1, processes: 2, output_bytes: 3, profile: Profile::Debug },
         shards: 0,
         policy: TargetPolicy { retries: Some(0), case_timeout: Some(Duration::from_millis(1)) },
     }

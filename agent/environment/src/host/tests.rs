@@ -1,6 +1,6 @@
 use super::*;
 use crate::StagedLayer;
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, Profile};
 
 async fn run_script(script: &str, collect: &[&str]) -> (Exit, String) {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -19,6 +19,7 @@ async fn run_script(script: &str, collect: &[&str]) -> (Exit, String) {
         memory_bytes: 1 << 28,
         processes: 64,
         output_bytes: 1000,
+        profile: Profile::Strict,
         collect: collect.iter().map(Into::into).collect(),
         collector: None,
     };

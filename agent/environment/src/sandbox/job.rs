@@ -28,16 +28,22 @@ pub(crate) fn variables(command: &CommandSpec) -> BTreeMap<String, String> {
     defaults.into_iter().chain(command.environment.iter().cloned()).collect()
 }
 
-/// Writes the script.
+/// Writes the script. Where no control group limits the `processes`, the kernel's count of the user's in the launcher's namespace does.
 ///
 /// # Errors
 ///
 /// A command without a program, or with a zero byte somewhere.
-pub(super) fn make_job(command: &CommandSpec) -> Result<SealedScript, EnvironmentError> {
+pub(super) fn make_job(command: &CommandSpec, processes: Option<u32>) -> Result<SealedScript, EnvironmentError> {
     let Some(program) = command.arguments.first().filter(|program| !program.is_empty()) else {
         return Err(EnvironmentError::Invalid("the command has no program".into()));
     };
     let mut script = Script::default();
+    if let Some(processes) = processes {
+        // The launcher and the first process are the same user's.
+        let limit = script.bytes(&[u64::from(processes) + 2; 2].map(u64::to_ne_bytes).concat());
+        let arguments = [0.into(), libc::RLIMIT_NPROC.into(), limit, 0.into()];
+        script.call("limit processes", libc::SYS_prlimit64, arguments);
+    }
     script.call("start a session", libc::SYS_setsid, []);
     script.call("set the file mode mask", libc::SYS_umask, [0o022.into()]);
     let directory = script.foreign(command.working_directory.as_bytes())?;

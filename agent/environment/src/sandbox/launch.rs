@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use muster_model::limits;
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::launcher::program;
 use super::plan::{
     AT_RECURSIVE, Host, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY,
@@ -102,12 +105,40 @@ fn furnish(host: &Host<'_>) -> Result<Script, EnvironmentError> {
     for capability in 0..=host.last_capability {
         script.call("give up a capability", libc::SYS_prctl, [libc::PR_CAPBSET_DROP.into(), capability.into()]);
     }
-    let limit = script.bytes(&[0; 16]);
-    let arguments = [none, libc::RLIMIT_CORE.into(), limit, none];
-    script.call("forbid core dumps", libc::SYS_prlimit64, arguments);
+    limit_resources(&mut script)?;
+    let none_below = script.text("/proc/sys/user/max_user_namespaces");
+    let arguments = [libc::AT_FDCWD.into(), none_below, (libc::O_WRONLY | libc::O_CLOEXEC).into()];
+    script.call("forbid more user namespaces", libc::SYS_openat, arguments);
+    // Read-only in some containers; the filter of system calls forbids them too.
+    script.tolerate(&[libc::EROFS, libc::EACCES, libc::EPERM, libc::ENOENT]);
+    let switch = script.keep_briefly();
+    let zero = script.text("0");
+    script.call("forbid more user namespaces", libc::SYS_write, [switch, zero, 1.into()]);
+    script.tolerate(&[libc::EBADF]);
+    script.call("forbid more user namespaces", libc::SYS_close, [switch]);
+    script.tolerate(&[libc::EBADF]);
     let arguments = [libc::PR_SET_NO_NEW_PRIVS.into(), 1.into(), none, none, none];
     script.call("forbid new privileges", libc::SYS_prctl, arguments);
     Ok(script)
+}
+
+/// Lowers what one process may use. Nothing is raised: that would take a privilege.
+fn limit_resources(script: &mut Script) -> Result<(), EnvironmentError> {
+    for (resource, wanted) in [
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_FSIZE, limits::SANDBOX_FILE_BYTES_MAX),
+        (Resource::RLIMIT_MEMLOCK, limits::SANDBOX_LOCKED_BYTES_MAX),
+        (Resource::RLIMIT_MSGQUEUE, limits::SANDBOX_QUEUE_BYTES_MAX),
+        (Resource::RLIMIT_NOFILE, limits::SANDBOX_DESCRIPTORS_MAX),
+        (Resource::RLIMIT_NICE, 0),
+        (Resource::RLIMIT_RTPRIO, 0),
+    ] {
+        let (_, hard) = getrlimit(resource).map_err(|error| super::step("read the limits", error.into()))?;
+        let limit = script.bytes(&[wanted.min(hard); 2].map(u64::to_ne_bytes).concat());
+        let arguments = [0.into(), (resource as i32).into(), limit, 0.into()];
+        script.call("limit what one process may use", libc::SYS_prlimit64, arguments);
+    }
+    Ok(())
 }
 
 /// Shows something of the host at a place in the skeleton, for this launcher alone.

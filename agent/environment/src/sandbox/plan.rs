@@ -5,11 +5,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::JOB_ID;
+use super::{JOB_ID, landlock, seccomp};
+use muster_model::limits;
+
 use super::protocol::{COUNTERS, DESCRIPTORS_MAX};
 use super::script::{Argument, Script, SealedScript};
 use super::skeleton::Skeleton;
-use crate::{EnvironmentError, StagedLayer};
+use crate::{EnvironmentError, EnvironmentSpec, Profile};
 
 // From linux/mount.h.
 const FSCONFIG_SET_FLAG: i32 = 0;
@@ -47,16 +49,18 @@ pub(super) struct Shape {
     pub(super) layers: Vec<(PathBuf, PathBuf)>,
     pub(super) working_directory: PathBuf,
     pub(super) memory_bytes: u64,
+    pub(super) profile: Profile,
 }
 
 impl Shape {
     /// Takes from a specification what matters for the place.
-    pub(super) fn new(with_base: bool, layers: &[StagedLayer], working_directory: &str, memory_bytes: u64) -> Self {
+    pub(super) fn new(spec: &EnvironmentSpec) -> Self {
         Self {
-            with_base,
-            layers: layers.iter().map(|layer| (layer.directory.clone(), layer.mount_path.clone())).collect(),
-            working_directory: working_directory.into(),
-            memory_bytes,
+            with_base: spec.with_base,
+            layers: spec.layers.iter().map(|layer| (layer.directory.clone(), layer.mount_path.clone())).collect(),
+            working_directory: spec.command.working_directory.as_str().into(),
+            memory_bytes: spec.memory_bytes,
+            profile: spec.profile,
         }
     }
 }
@@ -83,6 +87,18 @@ pub(super) struct Host<'a> {
     /// Whether the agent may change its groups, being root.
     pub(super) is_root: bool,
     pub(super) last_capability: u32,
+    /// What the kernel can do of Landlock; 0 for nothing.
+    pub(super) landlock: u32,
+    /// Files of `/proc` to hide, those of [`MASKED`] that this kernel has.
+    pub(super) masked: Vec<&'static str>,
+}
+
+/// Files of `/proc` that tell of the whole kernel, or do something to it.
+const MASKED: [&str; 6] = ["kcore", "key-users", "keys", "kmsg", "sysrq-trigger", "timer_list"];
+
+/// Those that there are.
+pub(super) fn masked() -> Vec<&'static str> {
+    MASKED.into_iter().filter(|name| Path::new("/proc").join(name).exists()).collect()
 }
 
 /// Writes the script.
@@ -225,7 +241,8 @@ impl Builder<'_> {
             );
         }
         self.working_directory(layers, working_directory)?;
-        self.finish();
+        self.mask_processes();
+        self.finish(shape.profile)?;
         let setup = self.script.seal().map_err(|error| super::step("write a script", error))?;
         Ok(Plan { setup, roots, directories: layers.iter().map(|(directory, _)| directory.clone()).collect() })
     }
@@ -317,7 +334,8 @@ impl Builder<'_> {
 
     fn make_scratch(&mut self, memory_bytes: u64, mount_point: i32) -> Result<(), EnvironmentError> {
         let size = memory_bytes.to_string();
-        let options = [("size", size.as_str()), ("mode", "0755")];
+        let nodes = limits::SANDBOX_NODES_MAX.to_string();
+        let options = [("size", size.as_str()), ("nr_inodes", nodes.as_str()), ("mode", "0755")];
         let scratch = self.file_system("make a tmpfs", "tmpfs", &options, &[], MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
         let number = Argument::from(SCRATCH);
         self.script.call("make a tmpfs", libc::SYS_dup3, [scratch, number, libc::O_CLOEXEC.into()]);
@@ -438,8 +456,36 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Gives up every right.
-    fn finish(&mut self) {
+    /// Hides what the kernel tells of itself, and makes its switches unwritable for whoever should get the rights to them.
+    fn mask_processes(&mut self) {
+        for name in &self.host.masked {
+            let path = format!("/proc/{name}");
+            let step = format!("hide {path}");
+            let (null, to, empty) = (self.script.text("/dev/null"), self.script.text(&path), self.script.text(""));
+            let flags = OPEN_TREE_CLONE.cast_signed() | libc::O_CLOEXEC;
+            self.script.call(step.clone(), libc::SYS_open_tree, [libc::AT_FDCWD.into(), null, flags.into()]);
+            let mount = self.script.keep_briefly();
+            let arguments = [mount, empty, libc::AT_FDCWD.into(), to, MOVE_MOUNT_F_EMPTY_PATH.into()];
+            self.script.call(step.clone(), libc::SYS_move_mount, arguments);
+            self.script.call(step, libc::SYS_close, [mount]);
+        }
+        let step = "make /proc/sys read-only";
+        let (path, empty) = (self.script.text("/proc/sys"), self.script.text(""));
+        let flags = OPEN_TREE_CLONE.cast_signed() | libc::O_CLOEXEC;
+        self.script.call(step, libc::SYS_open_tree, [libc::AT_FDCWD.into(), path, flags.into()]);
+        let mount = self.script.keep_briefly();
+        // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+        let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+        let attributes = self.script.bytes(&[attributes, 0, 0, 0].map(u64::to_ne_bytes).concat());
+        let arguments = [mount, empty, libc::AT_EMPTY_PATH.into(), attributes, 32.into()];
+        self.script.call(step, libc::SYS_mount_setattr, arguments);
+        let arguments = [mount, empty, libc::AT_FDCWD.into(), path, MOVE_MOUNT_F_EMPTY_PATH.into()];
+        self.script.call(step, libc::SYS_move_mount, arguments);
+        self.script.call(step, libc::SYS_close, [mount]);
+    }
+
+    /// Gives up every right. The filter of system calls is last: it would forbid what is before it.
+    fn finish(&mut self, profile: Profile) -> Result<(), EnvironmentError> {
         // struct __user_cap_header_struct with _LINUX_CAPABILITY_VERSION_3, then two empty __user_cap_data_struct.
         let header = self.script.bytes(&[0x2008_0522_u32.to_ne_bytes(), [0; 4]].concat());
         let none = self.script.bytes(&[0; 24]);
@@ -447,7 +493,14 @@ impl Builder<'_> {
         self.script.call("hide from the program", libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 0.into()]);
         let arguments = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
         self.script.call("die with the launcher", libc::SYS_prctl, arguments);
+        landlock::confine(&mut self.script, self.host.landlock);
         let arguments = [(COUNTERS + 1).into(), Argument::Value(u32::MAX.into()), 0.into()];
         self.script.call("close what is open", libc::SYS_close_range, arguments);
+        let program = seccomp::filter(profile)?;
+        let count = u16::try_from(program.len()).unwrap_or(u16::MAX);
+        let program = self.script.filter_program(count, &seccomp::bytes(&program));
+        let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), 0.into(), program];
+        self.script.call("filter system calls", libc::SYS_seccomp, arguments);
+        Ok(())
     }
 }

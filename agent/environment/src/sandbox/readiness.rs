@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, Profile};
 use tokio::sync::mpsc;
 
 use super::{SandboxEnvironment, launch};
@@ -45,6 +45,7 @@ fn probe(driver: &SandboxEnvironment) -> Result<ExitStatus, EnvironmentError> {
         memory_bytes: PROBE_MEMORY_BYTES,
         processes: PROBE_PROCESSES,
         output_bytes: PROBE_OUTPUT_BYTES,
+        profile: Profile::Strict,
         collect: Vec::new(),
         collector: None,
     };

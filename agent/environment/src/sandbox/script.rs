@@ -179,6 +179,15 @@ impl Script {
         Ok(self.addresses(places))
     }
 
+    /// Prepares `struct sock_fprog` (`seccomp(2)`): the number of instructions, then their address.
+    pub(crate) fn filter_program(&mut self, count: u16, instructions: &[u8]) -> Argument {
+        let start = self.tables.len();
+        self.tables.push(i64::from(count) | i64::MIN);
+        let place = self.bytes(instructions);
+        self.addresses([place]);
+        Argument::Table(start)
+    }
+
     /// Names the directories to open for the agent when the calls are done; before any other table.
     ///
     /// # Errors

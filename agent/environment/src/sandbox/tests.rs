@@ -1,6 +1,6 @@
 use super::*;
 use crate::StagedLayer;
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, Profile};
 
 fn shell(script: &str) -> EnvironmentSpec {
     EnvironmentSpec {
@@ -14,6 +14,7 @@ fn shell(script: &str) -> EnvironmentSpec {
         memory_bytes: 1 << 28,
         processes: 64,
         output_bytes: 1 << 20,
+        profile: Profile::Strict,
         collect: Vec::new(),
         collector: None,
     }

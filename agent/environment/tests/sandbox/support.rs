@@ -9,7 +9,7 @@ use muster_environment::{
     Environment, EnvironmentError, EnvironmentSpec, Exit, KillSwitch, OutputChunk, SandboxConfig, SandboxEnvironment,
     StagedLayer,
 };
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, Profile};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -101,6 +101,7 @@ pub(crate) fn program(arguments: &[&str]) -> EnvironmentSpec {
         memory_bytes: 256 * 1024 * 1024,
         processes: 128,
         output_bytes: 1024 * 1024,
+        profile: Profile::Strict,
         collect: Vec::<PathBuf>::new(),
         collector: None,
     }
