@@ -180,6 +180,14 @@ pub const TREE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const TREE_DEPTH_MAX: usize = 256;
 /// Files, directories and links of one layer, expanded.
 pub const TREE_NODES_MAX: usize = 2_000_000;
+/// Arguments and variables of one action's command together.
+pub const COMMAND_STRINGS_MAX: usize = 100_000;
+/// Bytes of all of them; Linux stops at a quarter of the stack limit, which is 2 MiB unless set otherwise.
+pub const COMMAND_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Paths that one action may declare as outputs.
+pub const OUTPUT_PATHS_MAX: usize = 50_000;
+/// One path, in bytes (Linux: `PATH_MAX` without its final NUL).
+pub const PATH_BYTES_MAX: usize = 4095;
 /// Files, directories and links that one action may put out.
 pub const OUTPUT_NODES_MAX: usize = 500_000;
 /// Bytes of all files that one action may put out.

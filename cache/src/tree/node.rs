@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use muster_model::limits::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX};
+use muster_model::limits::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
 use muster_model::{Digest, DigestFunction};
 use muster_proto::reapi;
 use prost::Message;
-
-/// The longest target of a symbolic link, in bytes (Linux: `PATH_MAX` with its final NUL).
-const TARGET_BYTES_MAX: usize = 4095;
 
 /// Why bytes are not a directory of a tree, or a path has no place in one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,7 +205,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), TreeError> {
 }
 
 pub(crate) fn check_target(name: &str, target: &str) -> Result<(), TreeError> {
-    if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains('\0') {
+    if target.is_empty() || target.len() > PATH_BYTES_MAX || target.contains('\0') {
         return Err(TreeError::Target(name.to_owned()));
     }
     Ok(())
