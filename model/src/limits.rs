@@ -52,6 +52,8 @@ pub const UPLOADS_OPEN_MAX: usize = 1024;
 pub const UPLOAD_RESUME_TIME: Duration = Duration::from_secs(60);
 /// Files, directories and links of all trees that an agent keeps staged.
 pub const STAGED_NODES_MAX: usize = 4_000_000;
+/// Entries of directories that an agent keeps in memory, so that trees which share them are compared quickly; about 150 bytes each.
+pub const DIRECTORY_ENTRIES_KEPT_MAX: usize = 300_000;
 /// Connections that a coordinator accepts at one time.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Streams on one connection.
@@ -178,6 +180,8 @@ pub const BASE_FULL_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 pub const TREE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Depth of a directory tree.
 pub const TREE_DEPTH_MAX: usize = 256;
+/// Entries of one directory; of a directory whose message fits [`MESSAGE_BYTES_MAX`], files with their digests are fewer.
+pub const DIRECTORY_ENTRIES_MAX: usize = 65_536;
 /// Files, directories and links of one layer, expanded.
 pub const TREE_NODES_MAX: usize = 2_000_000;
 /// Arguments and variables of one action's command together.

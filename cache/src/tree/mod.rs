@@ -10,6 +10,7 @@ mod walk;
 pub use build::{Tree, TreeBuilder};
 pub use node::{Directory, Entry, Node, TreeError, stays_inside};
 pub(crate) use node::{check_name, check_target};
+pub(crate) use walk::collect_read;
 pub use walk::{Content, collect, read_directory};
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use muster_model::limits::{MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
+use muster_model::limits::{DIRECTORY_ENTRIES_MAX, MESSAGE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
 use muster_model::{Digest, DigestFunction};
 use muster_proto::reapi;
 use prost::Message;
@@ -29,6 +29,9 @@ pub enum TreeError {
     /// The target of a symbolic link that is empty, too long, or has NUL in it.
     #[error("{0:?} has no valid target")]
     Target(String),
+    /// A directory that is in itself.
+    #[error("is in itself")]
+    Circle,
     /// A limit was passed.
     #[error("{what} passes its limit of {limit}")]
     Limit {
@@ -111,6 +114,7 @@ impl Directory {
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(TreeError::Limit { what: "the size of a directory", limit: MESSAGE_BYTES_MAX });
         }
+        check_count(bytes)?;
         let message = reapi::Directory::decode(bytes).map_err(|_| TreeError::Malformed)?;
         let mut entries = Vec::with_capacity(message.files.len() + message.directories.len() + message.symlinks.len());
         let mut properties = Vec::new();
@@ -193,6 +197,28 @@ pub fn stays_inside(path: &str, target: &str) -> bool {
         }
     }
     true
+}
+
+/// Counts the fields of a message before it is read: an entry of two bytes would become one of hundreds in memory.
+fn check_count(mut bytes: &[u8]) -> Result<(), TreeError> {
+    let mut count = 0;
+    while !bytes.is_empty() {
+        let (_, wire_type) = prost::encoding::decode_key(&mut bytes).map_err(|_| TreeError::Malformed)?;
+        if wire_type != prost::encoding::WireType::LengthDelimited {
+            return Err(TreeError::NotCanonical);
+        }
+        let length = prost::encoding::decode_varint(&mut bytes).map_err(|_| TreeError::Malformed)?;
+        let length = usize::try_from(length).map_err(|_| TreeError::Malformed)?;
+        bytes = bytes.get(length..).ok_or(TreeError::Malformed)?;
+        count += 1;
+        if count > DIRECTORY_ENTRIES_MAX {
+            return Err(TreeError::Limit {
+                what: "the number of entries in a directory",
+                limit: DIRECTORY_ENTRIES_MAX,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Checks one component of a path.

@@ -1,6 +1,7 @@
 //! Trees from a store.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use muster_model::Digest;
@@ -15,7 +16,7 @@ pub struct Content {
     /// The root's digest.
     pub root: Digest,
     /// Every directory, each once.
-    pub directories: HashMap<Digest, Directory>,
+    pub directories: HashMap<Digest, Arc<Directory>>,
     /// Files, directories and links, expanded: a directory that occurs twice counts twice. The root counts too.
     pub nodes: usize,
     /// The bytes of all different files.
@@ -45,7 +46,25 @@ pub async fn collect<Fetched>(
 where
     Fetched: Future<Output = Result<Vec<(Digest, Bytes)>, StoreError>>,
 {
-    let mut directories: HashMap<Digest, Directory> = HashMap::new();
+    collect_read(root, |digests| {
+        let fetched = fetch(digests);
+        async {
+            let read = |(digest, bytes): (Digest, Bytes)| Ok((digest, Arc::new(read_directory(&digest, &bytes)?)));
+            fetched.await?.into_iter().map(read).collect()
+        }
+    })
+    .await
+}
+
+/// [`collect`] for somebody who reads directories, or has read them before.
+pub(crate) async fn collect_read<Fetched>(
+    root: &Digest,
+    mut fetch: impl FnMut(Vec<Digest>) -> Fetched,
+) -> Result<Content, StoreError>
+where
+    Fetched: Future<Output = Result<HashMap<Digest, Arc<Directory>>, StoreError>>,
+{
+    let mut directories: HashMap<Digest, Arc<Directory>> = HashMap::new();
     let mut files = Vec::new();
     let mut level = vec![*root];
     let mut depth = 0;
@@ -58,8 +77,7 @@ where
             return Err(too_much(digest, "the size of a directory", MESSAGE_BYTES_MAX));
         }
         let mut next = Vec::new();
-        for (digest, bytes) in fetch(level.clone()).await? {
-            let directory = read_directory(&digest, &bytes)?;
+        for (digest, directory) in fetch(level.clone()).await? {
             for entry in directory.entries() {
                 match &entry.node {
                     Node::Directory(digest) => next.push(*digest),
@@ -87,17 +105,23 @@ where
     Ok(Content { root: *root, directories, nodes, bytes, files })
 }
 
-/// Counts the nodes of a tree without expanding it, and its depth: shared directories are counted once and multiplied.
+/// What is known of a directory on the way through a tree.
+#[derive(Clone, Copy)]
+enum Count {
+    /// It is being counted: whoever is in it and holds it closes a circle.
+    Open,
+    /// Its nodes, expanded, and its depth.
+    Done(usize, usize),
+}
+
+/// Counts the nodes of a tree without expanding it, and its depth: each directory is counted once, and multiplied where it is shared. The
+/// work is that of the messages, whatever they say.
 ///
-/// A directory can't contain itself, because its digest would have to contain itself.
-fn expanded(root: &Digest, directories: &HashMap<Digest, Directory>) -> Result<usize, StoreError> {
-    let mut counts: HashMap<Digest, (usize, usize)> = HashMap::new();
+/// A directory can't contain itself, because its digest would have to contain itself; but this does not rely on whoever verified them.
+fn expanded(root: &Digest, directories: &HashMap<Digest, Arc<Directory>>) -> Result<usize, StoreError> {
+    let mut counts: HashMap<Digest, Count> = HashMap::with_capacity(directories.len());
     let mut stack = vec![*root];
     while let Some(digest) = stack.last().copied() {
-        if counts.contains_key(&digest) {
-            stack.pop();
-            continue;
-        }
         let Some(directory) = directories.get(&digest) else { return Err(StoreError::NotFound(digest)) };
         let children = || {
             directory.entries().iter().filter_map(|entry| match &entry.node {
@@ -105,29 +129,43 @@ fn expanded(root: &Digest, directories: &HashMap<Digest, Directory>) -> Result<u
                 Node::File { .. } | Node::Symlink(_) => None,
             })
         };
-        let before = stack.len();
-        stack.extend(children().filter(|child| !counts.contains_key(child)));
-        if stack.len() > before {
-            continue;
+        match counts.get(&digest) {
+            Some(Count::Done(..)) => drop(stack.pop()),
+            None => {
+                counts.insert(digest, Count::Open);
+                for child in children() {
+                    match counts.get(child) {
+                        None => stack.push(*child),
+                        Some(Count::Open) => return Err(tree_error(*child, &TreeError::Circle)),
+                        Some(Count::Done(..)) => {}
+                    }
+                }
+            }
+            Some(Count::Open) => {
+                let mut nodes = 1 + directory.entries().len() - children().count();
+                let mut depth = 1;
+                for child in children() {
+                    let Some(Count::Done(child_nodes, child_depth)) = counts.get(child) else {
+                        return Err(tree_error(*child, &TreeError::Circle));
+                    };
+                    nodes = nodes.saturating_add(*child_nodes);
+                    depth = depth.max(child_depth + 1);
+                }
+                if nodes > TREE_NODES_MAX {
+                    return Err(too_much(root, "the number of nodes in a tree", TREE_NODES_MAX));
+                }
+                if depth > TREE_DEPTH_MAX {
+                    return Err(too_much(root, "the depth of a tree", TREE_DEPTH_MAX));
+                }
+                counts.insert(digest, Count::Done(nodes, depth));
+                stack.pop();
+            }
         }
-        let leaves = directory.entries().len() - children().count();
-        let mut nodes: usize = 1 + leaves;
-        let mut depth = 1;
-        for child in children() {
-            let (child_nodes, child_depth) = counts.get(child).copied().unwrap_or_default();
-            nodes = nodes.saturating_add(child_nodes);
-            depth = depth.max(child_depth + 1);
-        }
-        if nodes > TREE_NODES_MAX {
-            return Err(too_much(root, "the number of nodes in a tree", TREE_NODES_MAX));
-        }
-        if depth > TREE_DEPTH_MAX {
-            return Err(too_much(root, "the depth of a tree", TREE_DEPTH_MAX));
-        }
-        counts.insert(digest, (nodes, depth));
-        stack.pop();
     }
-    Ok(counts.get(root).map_or(0, |(nodes, _)| *nodes))
+    match counts.get(root) {
+        Some(Count::Done(nodes, _)) => Ok(*nodes),
+        _ => Err(StoreError::NotFound(*root)),
+    }
 }
 
 fn too_much(digest: &Digest, what: &'static str, limit: usize) -> StoreError {

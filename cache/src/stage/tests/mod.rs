@@ -1,3 +1,8 @@
+mod deltas;
+
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
@@ -41,7 +46,7 @@ impl Fetch for Origin {
         self.asked.fetch_add(1, Ordering::Relaxed);
         for digest in digests {
             let bytes = self.blobs.get(digest).ok_or(StoreError::NotFound(*digest))?;
-            self.store.put_blob(digest, Blob::from_bytes(bytes.clone())).await?;
+            self.store.put_blob(digest, Blob::from_bytes_of(*digest, bytes.clone())?).await?;
         }
         Ok(FetchStats::default())
     }
