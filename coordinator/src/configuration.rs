@@ -11,6 +11,17 @@ pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 /// Where a coordinator keeps its data unless it is told.
 pub const DATA_DEFAULT: &str = "muster-coordinator-data";
 
+/// Who may store results of actions in the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ActionCacheWrites {
+    /// Every client, and the coordinator for what its agents made.
+    #[default]
+    Clients,
+    /// Only the coordinator, for what its agents made.
+    Coordinator,
+}
+
 /// A coordinator's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -20,6 +31,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Size of the cache, in bytes.
     pub cache_capacity_bytes: u64,
+    /// Who may store results of actions in the cache.
+    pub action_cache_writes: ActionCacheWrites,
     /// Times and counts of the scheduler; tests shorten them.
     pub scheduler: muster_scheduler::Config,
 }
@@ -30,6 +43,7 @@ impl Default for Config {
             listen: LISTEN_DEFAULT,
             data: DATA_DEFAULT.into(),
             cache_capacity_bytes: limits::CACHE_BYTES_DEFAULT,
+            action_cache_writes: ActionCacheWrites::default(),
             scheduler: muster_scheduler::Config::default(),
         }
     }
@@ -45,6 +59,8 @@ pub struct ConfigurationFile {
     pub data: Option<PathBuf>,
     /// Size of the cache: bytes, or a number with `KiB`, `MiB`, `GiB` or `TiB`. Default `10GiB`.
     pub cache_size: Option<Size>,
+    /// Who may store results of actions in the cache: `clients` or `coordinator`. Default `clients`.
+    pub action_cache_writes: Option<ActionCacheWrites>,
     /// What is logged to standard error, as in `RUST_LOG`. Default `info`.
     pub log: Option<String>,
 }
@@ -124,7 +140,7 @@ impl ConfigurationError {
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => "name a TOML file that exists with --config".into(),
-            Self::Parse { .. } => "the keys are listen, data, cache_size and log".into(),
+            Self::Parse { .. } => "the keys are listen, data, cache_size, action_cache_writes and log".into(),
             Self::Log(_) => "try --log info, or --log muster_coordinator=debug".into(),
         })
     }
@@ -168,7 +184,10 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_line_and_column() {
         let error = read("listen = \"127.0.0.1:1\"\n  cache_sise = 5\n").expect_err("a misspelt key");
-        assert_eq!(error, "2:3: unknown field `cache_sise`, expected one of `listen`, `data`, `cache_size`, `log`");
+        assert_eq!(
+            error,
+            "2:3: unknown field `cache_sise`, expected one of `listen`, `data`, `cache_size`, `action_cache_writes`, `log`"
+        );
     }
 
     #[test]
@@ -184,6 +203,7 @@ mod tests {
         assert_eq!(file.listen, Some(defaults.listen));
         assert_eq!(file.data, Some(defaults.data));
         assert_eq!(file.cache_size, Some(Size(defaults.cache_capacity_bytes)));
+        assert_eq!(file.action_cache_writes, Some(defaults.action_cache_writes));
         assert_eq!(file.log.as_deref(), Some(crate::program::LOG_DEFAULT));
     }
 

@@ -17,10 +17,11 @@ use tonic::transport::Server;
 
 use crate::clock::Clock;
 use crate::closure::Closures;
-use crate::configuration::Config;
+use crate::configuration::{ActionCacheWrites, Config};
 use crate::connections::{self, Connection};
 use crate::counters::Counters;
 use crate::error::CoordinatorError;
+use crate::http::HttpCaches;
 use crate::ledger::{Ledger, LedgerError, read};
 use crate::reapi;
 use crate::result_cache::keep_results;
@@ -53,6 +54,8 @@ struct Parts {
     counters: Arc<Counters>,
     watchers: Watchers,
     clock: Clock,
+    http: HttpCaches,
+    clients_write_results: bool,
 }
 
 impl Coordinator {
@@ -151,9 +154,14 @@ impl Parts {
             .map_err(|source| CoordinatorError::Ledger { folder: config.data.clone(), source })?;
         let folder = config.data.join("cache");
         let storage = Storage::open(&folder, config.cache_capacity_bytes)
+            .map_err(|source| CoordinatorError::Store { folder: folder.clone(), source })?;
+        let counters = Arc::<Counters>::default();
+        let clients_write_results = config.action_cache_writes == ActionCacheWrites::Clients;
+        let incoming = config.data.join("incoming");
+        let http = HttpCaches::new(storage.disk.clone(), counters.clone(), incoming, clients_write_results)
             .map_err(|source| CoordinatorError::Store { folder, source })?;
-        let parts =
-            Self { ledger, storage, counters: Arc::default(), watchers: Watchers::default(), clock: Clock::start() };
+        let (watchers, clock) = (Watchers::default(), Clock::start());
+        let parts = Self { ledger, storage, counters, watchers, clock, http, clients_write_results };
         let restored =
             parts.ledger.read_now(|connection| parts.counters.restore(|name| read::counter(connection, name)));
         restored.map_err(|source| parts.failure(config, source))?;
@@ -165,7 +173,7 @@ impl Parts {
     }
 
     fn routes(self, inputs: mpsc::Sender<Input>, offers: crate::submission::Offers) -> Routes {
-        let Self { ledger, storage, counters, watchers, clock } = self;
+        let Self { ledger, storage, counters, watchers, clock, http, clients_write_results } = self;
         let runs = Runs {
             inputs: inputs.clone(),
             ledger,
@@ -181,7 +189,7 @@ impl Parts {
             actions: storage.actions.clone(),
             counters: counters.clone(),
             executes: false,
-            clients_write_results: true,
+            clients_write_results,
         };
         let status = StatusService { inputs: inputs.clone(), storage: storage.clone(), counters };
         let limit = limits::MESSAGE_BYTES_MAX;
@@ -191,7 +199,9 @@ impl Parts {
             .add_service(FleetServer::new(Fleet::new(inputs)).max_decoding_message_size(limit))
             .add_service(RunsServer::new(runs).max_decoding_message_size(limit))
             .add_service(StatusServer::new(status).max_decoding_message_size(limit));
-        routes.routes()
+        let mut routes = routes.routes();
+        http.add_to(&mut routes);
+        routes
     }
 }
 
@@ -213,6 +223,7 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
 ) {
     let server = Server::builder()
+        .accept_http1(true)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)

@@ -22,6 +22,7 @@ mod effects;
 mod efficiency;
 mod error;
 mod history;
+mod http;
 mod ledger;
 mod lookup;
 mod open_run;
@@ -38,7 +39,9 @@ mod watch;
 mod watchers;
 mod words;
 
-pub use configuration::{Config, ConfigurationError, ConfigurationFile, DATA_DEFAULT, LISTEN_DEFAULT, Size, SizeError};
+pub use configuration::{
+    ActionCacheWrites, Config, ConfigurationError, ConfigurationFile, DATA_DEFAULT, LISTEN_DEFAULT, Size, SizeError,
+};
 pub use coordinator::Coordinator;
 pub use counters::{Counters, Kind};
 pub use error::{CoordinatorError, EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE};

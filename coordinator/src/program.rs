@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::configuration::{Config, ConfigurationError, ConfigurationFile, Size};
+use crate::configuration::{ActionCacheWrites, Config, ConfigurationError, ConfigurationFile, Size};
 use crate::error::EXIT_STOPPED;
 use crate::{Coordinator, CoordinatorError};
 
@@ -26,12 +26,15 @@ pub struct Arguments {
     /// Folder of ledger and cache, made when it is not there [default: muster-coordinator-data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the keys listen, data, cache_size and log; flags win over it [default: none]
+    /// A TOML file with the keys listen, data, cache_size, action_cache_writes and log; flags win over it [default: none]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Size of the cache: bytes, or a number with KiB, MiB, GiB or TiB [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<Size>,
+    /// Who may store results of actions in the cache [default: clients]
+    #[arg(long, value_name = "WHO", value_enum)]
+    pub action_cache_writes: Option<ActionCacheWrites>,
     /// What is logged to standard error: a level, or filters such as info,muster_coordinator=debug [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -68,6 +71,10 @@ fn configure(arguments: &Arguments) -> Result<(Config, String), ConfigurationErr
         listen: arguments.listen.or(file.listen).unwrap_or(defaults.listen),
         data: arguments.data.clone().or(file.data).unwrap_or(defaults.data),
         cache_capacity_bytes: size.map_or(defaults.cache_capacity_bytes, |size| size.0),
+        action_cache_writes: arguments
+            .action_cache_writes
+            .or(file.action_cache_writes)
+            .unwrap_or(defaults.action_cache_writes),
         scheduler: defaults.scheduler,
     };
     Ok((config, arguments.log.clone().or(file.log).unwrap_or_else(|| LOG_DEFAULT.into())))

@@ -14,7 +14,7 @@ use crate::open_run::PreparedTarget;
 /// One store, by what it is used for.
 #[derive(Clone)]
 pub(crate) struct Storage {
-    disk: Arc<DiskStore>,
+    pub(crate) disk: Arc<DiskStore>,
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) actions: Arc<dyn ActionCache>,
 }

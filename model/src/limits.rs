@@ -28,6 +28,12 @@ pub const UPLOAD_PROGRESS_TIME: Duration = Duration::from_secs(30);
 pub const CLIENTS_COUNTED_MAX: usize = 100;
 /// Bytes of a client program's name.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
+/// An entry that a client of a small cache protocol stores under its own name, in bytes.
+pub const NAMED_ENTRY_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// Path of a request to an HTTP cache, in bytes.
+pub const HTTP_PATH_BYTES_MAX: usize = 4096;
+/// Names in one question about entries of an HTTP cache.
+pub const ENTRIES_ASKED_MAX: usize = 10_000;
 /// Bytes of an instance's name.
 pub const INSTANCE_NAME_BYTES_MAX: usize = 255;
 /// Bytes of blobs cached by a coordinator or an agent, unless configured.

@@ -350,6 +350,15 @@ impl Index {
             .optional()?)
     }
 
+    /// The size of the blob of a hash, whoever asks for it by the hash alone.
+    pub(super) fn size_of(&self, function: DigestFunction, hash: &[u8; 32]) -> Result<Option<u64>, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached("SELECT size FROM blobs WHERE hash = ? AND function = ?")?
+            .query_row(params![hash, function_number(function)], |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()))
+            .optional()?)
+    }
+
     /// Where a blob is; it counts as used.
     pub(super) fn find(&mut self, digest: &Digest) -> Result<Option<Place>, StoreError> {
         let Some(row) = self.row(digest)? else { return Ok(None) };

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use muster_model::Digest;
 use muster_model::key::ActionKey;
 use muster_model::limits::{
     BLOB_BYTES_MAX, BLOB_LEASE_TIME, CACHE_BYTES_DEFAULT, CHUNK_BYTES_MAX, INLINE_BLOB_BYTES_MAX, MESSAGE_BYTES_MAX,
 };
+use muster_model::{Digest, DigestFunction};
 
 use crate::blob::{OnCorrupt, blocking};
 use crate::{ActionCache, ActionRecord, Blob, BlobStore, Recorded, StoreError, digest_of};
@@ -140,6 +140,20 @@ impl DiskStore {
                 Ok(Lease { index: handle, digests })
             })
             .await
+    }
+
+    /// The whole digest of a blob that somebody asks for by its hash alone, if it is here.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the index can't be asked.
+    pub async fn resolve(&self, function: DigestFunction, hash: [u8; 32]) -> Result<Option<Digest>, StoreError> {
+        let empty = digest_of(function, &[]);
+        if hash == empty.hash {
+            return Ok(Some(empty));
+        }
+        let size = self.index.call(move |index| index.size_of(function, &hash)).await?;
+        Ok(size.map(|size_bytes| Digest { function, hash, size_bytes }))
     }
 
     /// The configured size, in bytes.

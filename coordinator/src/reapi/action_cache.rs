@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use muster_cache::{ActionCache, BlobStore, Recorded};
+use muster_cache::{ActionCache, BlobStore, Recorded, StoreError};
 use muster_model::limits::MESSAGE_BYTES_MAX;
 use muster_model::{Digest, DigestFunction};
 use muster_proto::reapi::action_cache_server::ActionCache as ActionCacheApi;
@@ -52,7 +52,7 @@ impl ActionCacheApi for ActionCacheService {
         let request = request.into_inner();
         let (instance, function) = of_request(&request.instance_name, request.digest_function)?;
         let action = required_digest("action_digest", request.action_digest.as_ref(), function)?;
-        let found = find(&*self.actions, &instance, &action).await?;
+        let found = find(&*self.actions, &instance, &action).await.map_err(|error| status_of(&error))?;
         meter.lookup(found.is_some());
         let mut result =
             found.ok_or_else(|| Status::not_found(format!("there is no result of the action {action}")))?;
@@ -84,7 +84,12 @@ impl ActionCacheApi for ActionCacheService {
             // The first result stays the answer, so it is the answer here too.
             Recorded::Divergent { .. } => {
                 tracing::warn!(%action, instance = instance.name(), "another result of an action is kept as divergent");
-                Ok(Response::new(find(&*self.actions, &instance, &action).await?.unwrap_or(result)))
+                Ok(Response::new(
+                    find(&*self.actions, &instance, &action)
+                        .await
+                        .map_err(|error| status_of(&error))?
+                        .unwrap_or(result),
+                ))
             }
         }
     }
@@ -95,8 +100,8 @@ pub(crate) async fn find(
     actions: &dyn ActionCache,
     instance: &Instance,
     action: &Digest,
-) -> Result<Option<ActionResult>, Status> {
-    let found = actions.get(&[instance.action_key(action)]).await.map_err(|error| status_of(&error))?;
+) -> Result<Option<ActionResult>, StoreError> {
+    let found = actions.get(&[instance.action_key(action)]).await?;
     // A payload that is no result can only be damage, and damage is a miss.
     Ok(found.into_iter().flatten().next().and_then(|record| ActionResult::decode(record.payload).ok()))
 }

@@ -1,7 +1,7 @@
 //! The services of the Remote Execution API, version 2, and of the APIs beside it: how clients upload what is built and tested, and how they and
 //! agents fetch it.
 
-mod action_cache;
+pub(crate) mod action_cache;
 mod byte_stream;
 mod capabilities;
 mod cas;
