@@ -32,6 +32,10 @@ pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 pub const NAMED_ENTRY_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Path of a request to an HTTP cache, in bytes.
 pub const HTTP_PATH_BYTES_MAX: usize = 4096;
+/// URIs and qualifiers of one asset, each.
+pub const ASSET_NAMES_MAX: usize = 64;
+/// A URI, or a qualifier's name or value, in bytes.
+pub const ASSET_NAME_BYTES_MAX: usize = 8192;
 /// Names in one question about entries of an HTTP cache.
 pub const ENTRIES_ASKED_MAX: usize = 10_000;
 /// Bytes of an instance's name.

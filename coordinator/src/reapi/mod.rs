@@ -2,6 +2,7 @@
 //! agents fetch it.
 
 pub(crate) mod action_cache;
+mod asset;
 mod byte_stream;
 mod capabilities;
 mod cas;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 
 use muster_cache::{ActionCache, BlobStore};
 use muster_model::limits::MESSAGE_BYTES_MAX;
+use muster_proto::asset::fetch_server::FetchServer;
+use muster_proto::asset::push_server::PushServer;
 use muster_proto::bytestream::byte_stream_server::ByteStreamServer;
 use muster_proto::reapi::action_cache_server::ActionCacheServer;
 use muster_proto::reapi::capabilities_server::CapabilitiesServer;
@@ -28,6 +31,7 @@ use tonic::service::RoutesBuilder;
 use crate::budget::UploadBudget;
 use crate::counters::Counters;
 pub use action_cache::ActionCacheService;
+pub use asset::AssetService;
 pub use byte_stream::ByteStreamService;
 pub use capabilities::CapabilitiesService;
 pub use cas::StorageService;
@@ -76,7 +80,15 @@ impl CacheServices {
             counters: self.counters.clone(),
             clients_write_results: self.clients_write_results,
         };
+        let assets = AssetService {
+            store: self.store.clone(),
+            actions: self.actions.clone(),
+            counters: self.counters.clone(),
+            clients_write_results: self.clients_write_results,
+        };
         routes
+            .add_service(FetchServer::new(assets.clone()).max_decoding_message_size(message_bytes_max))
+            .add_service(PushServer::new(assets).max_decoding_message_size(message_bytes_max))
             .add_service(CapabilitiesServer::new(capabilities))
             .add_service(
                 ActionCacheServer::new(results)
@@ -96,5 +108,9 @@ impl CacheServices {
     }
 }
 
+#[cfg(test)]
+mod result_tests;
+#[cfg(test)]
+mod storage_tests;
 #[cfg(test)]
 mod tests;

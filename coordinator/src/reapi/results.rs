@@ -90,6 +90,29 @@ pub async fn record_of(
     Ok(ActionRecord { payload, references, outcome })
 }
 
+/// Blobs, and directories with everything below them, all of which is in the store and stays there for the store's lease time.
+///
+/// # Errors
+///
+/// See [`ResultError`].
+pub(crate) async fn references_of(
+    store: &dyn BlobStore,
+    function: DigestFunction,
+    blobs: &[reapi::Digest],
+    directories: &[reapi::Digest],
+) -> Result<Vec<Digest>, ResultError> {
+    let mut closure = Closure { store, function, found: HashSet::new(), nodes: 0 };
+    for blob in blobs {
+        closure.add(blob)?;
+    }
+    for directory in directories {
+        closure.add_directories(directory).await?;
+    }
+    let references: Vec<Digest> = closure.found.into_iter().collect();
+    check_present(store, &references).await?;
+    Ok(references)
+}
+
 fn strip_inline(result: &mut ActionResult) {
     for file in &mut result.output_files {
         file.contents = Bytes::new();

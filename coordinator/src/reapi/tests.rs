@@ -6,7 +6,7 @@ use muster_cache::tree::TreeBuilder;
 use muster_cache::{
     Blob, DiskConfig, DiskStore, Fetch, Ground, ReadThrough, RemoteStore, Stager, StoreError, UploadSource, digest_of,
 };
-use muster_model::limits::{BATCH_BYTES_MAX, CHUNK_BYTES_MAX};
+use muster_model::limits::{BATCH_BYTES_MAX, BLOB_LEASE_TIME, CHUNK_BYTES_MAX};
 use muster_model::{Digest, DigestFunction};
 use muster_proto::bytestream::byte_stream_client::ByteStreamClient;
 use muster_proto::bytestream::{QueryWriteStatusRequest, ReadRequest, WriteRequest};
@@ -18,11 +18,11 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use super::*;
 
-struct Fleet {
+pub(super) struct Fleet {
     folder: tempfile::TempDir,
-    disk: Arc<DiskStore>,
-    counters: Arc<Counters>,
-    channel: Channel,
+    pub(super) disk: Arc<DiskStore>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) channel: Channel,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -33,8 +33,12 @@ impl Drop for Fleet {
 }
 
 async fn fleet() -> Fleet {
+    fleet_with(true, BLOB_LEASE_TIME).await
+}
+
+pub(super) async fn fleet_with(clients_write_results: bool, lease_time: Duration) -> Fleet {
     let folder = tempfile::tempdir().unwrap();
-    let config = DiskConfig { capacity_bytes: 64 << 20, ..DiskConfig::new(folder.path().join("server")) };
+    let config = DiskConfig { capacity_bytes: 64 << 20, lease_time, ..DiskConfig::new(folder.path().join("server")) };
     let disk = DiskStore::open(config).unwrap();
     let counters = Arc::new(Counters::default());
     let services = CacheServices {
@@ -42,7 +46,7 @@ async fn fleet() -> Fleet {
         actions: disk.clone(),
         counters: counters.clone(),
         executes: false,
-        clients_write_results: true,
+        clients_write_results,
     };
     let mut routes = RoutesBuilder::default();
     services.add_to(&mut routes);
