@@ -5,7 +5,7 @@ use sha2::Digest as _;
 
 /// Hashes bytes as they pass, and counts them.
 #[derive(Clone, Debug)]
-pub(crate) struct Hasher {
+pub struct Hasher {
     state: State,
     size_bytes: u64,
 }
@@ -17,7 +17,8 @@ enum State {
 }
 
 impl Hasher {
-    pub(crate) fn new(function: DigestFunction) -> Self {
+    /// A hasher that nothing has passed yet.
+    pub fn new(function: DigestFunction) -> Self {
         let state = match function {
             DigestFunction::Blake3 => State::Blake3(Box::default()),
             DigestFunction::Sha256 => State::Sha256(sha2::Sha256::new()),
@@ -25,7 +26,8 @@ impl Hasher {
         Self { state, size_bytes: 0 }
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    /// Lets bytes pass.
+    pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.state {
             State::Blake3(hasher) => {
                 hasher.update(bytes);
@@ -36,12 +38,12 @@ impl Hasher {
     }
 
     /// How many bytes have passed.
-    pub(crate) fn size_bytes(&self) -> u64 {
+    pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
     /// The digest of what has passed.
-    pub(crate) fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         let (function, hash) = match &self.state {
             State::Blake3(hasher) => (DigestFunction::Blake3, *hasher.finalize().as_bytes()),
             State::Sha256(hasher) => (DigestFunction::Sha256, hasher.clone().finalize().into()),

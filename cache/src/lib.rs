@@ -27,7 +27,7 @@ pub use disk::{
 };
 pub use error::StoreError;
 pub use folder::{Copies, Folder, FolderError, LinkRule, TakeRules, Taken, TakenFile, TakenTree, lay_out, take};
-pub use hash::digest_of;
+pub use hash::{Hasher, digest_of};
 pub use read_through::{Fetch, FetchStats, ReadThrough};
 pub use record::{ActionRecord, DivergentRecord, Recorded};
 pub use remote::{RemoteStore, UploadSource, UploadStats};

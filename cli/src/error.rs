@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use muster_model::platform::EnvironmentKind;
 
+use crate::cache_error::CacheError;
 use crate::exit_code::ExitCode;
 use crate::project::ProjectError;
 use crate::text;
@@ -23,6 +24,9 @@ pub enum ExpectedError {
     /// The embedded fleet can't be started.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
+    /// The cache can't answer.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A report can't be written.
     #[error("cannot write {what}")]
     Report {
@@ -176,6 +180,7 @@ impl ExpectedError {
             Self::Fleet(FleetError::Address { .. } | FleetError::ServerAddress { .. }) => ExitCode::Usage,
             Self::Fleet(FleetError::NoSuchCheck { .. }) => ExitCode::NothingToRun,
             Self::Fleet(_) | Self::Embedded(_) => ExitCode::FleetFault,
+            Self::Cache(error) => error.exit_code(),
             Self::Report { .. } | Self::BrokenPipe => ExitCode::ReportFailed,
             Self::Cancelled => ExitCode::Cancelled,
         }
@@ -214,6 +219,7 @@ impl ExpectedError {
         match self {
             Self::Project(error) => error.hint().into_iter().collect(),
             Self::Fleet(error) => error.hints(),
+            Self::Cache(error) => error.hints(),
             Self::Embedded(error) => error.hints(&self.causes()),
             Self::Report { .. } | Self::BrokenPipe | Self::Cancelled => Vec::new(),
         }

@@ -5,6 +5,7 @@
 //!
 //! Architecture Invariant: commands reach a coordinator through [`client`] only, whether it is embedded or not.
 
+pub mod cache_error;
 pub mod client;
 pub mod commands;
 pub mod conformance;
@@ -19,3 +20,4 @@ pub mod submit;
 pub mod table;
 pub mod text;
 pub mod watch;
+pub mod why_miss;

@@ -29,12 +29,8 @@ pub(crate) fn show(
     run: RunId,
     now_unix_ms: i64,
 ) -> Result<Option<v1::ShowRunResponse>, LedgerError> {
-    let run = match run.0 {
-        0 => read::newest_run(connection)?,
-        _ => Some(run),
-    };
-    let Some(run) = run else { return Ok(None) };
-    let Some(row) = read::run(connection, run)? else { return Ok(None) };
+    let Some(row) = row(connection, run)? else { return Ok(None) };
+    let run = row.run;
     let attempts = read::attempts(connection, run)?;
     Ok(Some(v1::ShowRunResponse {
         summary: Some(summary(connection, &row, now_unix_ms)?),
@@ -43,6 +39,21 @@ pub(crate) fn show(
         attempts: attempts.iter().map(|attempt| attempt_summary(attempt, row.started_unix_ms)).collect(),
         efficiency: row.efficiency,
     }))
+}
+
+/// What a run was asked to do, or with 0 the newest; none when it is not known.
+pub(crate) fn spec(connection: &Connection, run: RunId) -> Result<Option<v1::RunSpec>, LedgerError> {
+    let row = row(connection, run)?;
+    row.map(|row| read::spec(connection, row.run)).transpose()
+}
+
+/// A run's row; 0 means the newest run.
+fn row(connection: &Connection, run: RunId) -> Result<Option<RunRow>, LedgerError> {
+    let run = match run.0 {
+        0 => read::newest_run(connection)?,
+        _ => Some(run),
+    };
+    run.map_or(Ok(None), |run| read::run(connection, run))
 }
 
 fn summary(connection: &Connection, row: &RunRow, now_unix_ms: i64) -> Result<v1::RunSummary, LedgerError> {

@@ -3,6 +3,7 @@
 //! [`programs`] starts the real binaries on copies of the projects under `fixtures/`; the files under `tests/` hold one promise each.
 
 pub mod bench;
+pub mod clients;
 pub mod load;
 pub mod programs;
 pub mod seed;

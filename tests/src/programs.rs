@@ -321,6 +321,7 @@ pub struct Fleet {
     /// Where the coordinator listens.
     pub address: String,
     directory: PathBuf,
+    arguments: Vec<String>,
 }
 
 impl Fleet {
@@ -330,9 +331,19 @@ impl Fleet {
     ///
     /// When one of them does not come up.
     pub fn start(place: &Place, agents: usize) -> Self {
+        Self::start_with(place, agents, &[])
+    }
+
+    /// The same with more arguments of the coordinator.
+    ///
+    /// # Panics
+    ///
+    /// When one of them does not come up.
+    pub fn start_with(place: &Place, agents: usize, coordinator: &[&str]) -> Self {
         let directory = place.beside("fleet");
         std::fs::create_dir_all(&directory).expect("a directory");
-        let mut fleet = Self { coordinator: None, agents: Vec::new(), address: free_address(), directory };
+        let arguments = coordinator.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut fleet = Self { coordinator: None, agents: Vec::new(), address: free_address(), directory, arguments };
         fleet.start_coordinator();
         for _ in 0..agents {
             fleet.start_agent(&[]);
@@ -351,6 +362,7 @@ impl Fleet {
     pub fn start_coordinator(&mut self) {
         let mut command = Command::new(binary("muster-coordinator"));
         command.args(["--listen", &self.address, "--data"]).arg(self.directory.join("coordinator"));
+        command.args(&self.arguments);
         command.stdout(self.log("coordinator")).stderr(self.log("coordinator"));
         self.coordinator = Some(Program::start(command));
     }

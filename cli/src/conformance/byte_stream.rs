@@ -5,7 +5,7 @@ use muster_proto::bytestream::{QueryWriteStatusRequest, QueryWriteStatusResponse
 use muster_proto::reapi::Digest;
 use tonic::{Code, Status};
 
-use super::session::Session;
+use super::session::{Session, parts};
 use super::{Answer, Check, Finding, broken, checks, refused, require};
 
 pub(super) const CHECKS: &[Check] = checks![
@@ -92,14 +92,8 @@ async fn write_in_parts(session: &Session) -> Answer {
 }
 
 async fn write_large(session: &Session) -> Answer {
-    const PART: usize = 1 << 20;
-    let bytes = session.bytes(9 * PART + 1);
-    let parts = bytes.len().div_ceil(PART);
-    let part = |index: usize| {
-        let from = index * PART;
-        (from as i64, bytes.slice(from..bytes.len().min(from + PART)), index + 1 == parts)
-    };
-    written(session, bytes.clone(), &(0..parts).map(part).collect::<Vec<_>>()).await
+    let bytes = session.bytes((9 << 20) + 1);
+    written(session, bytes.clone(), &parts(&bytes)).await
 }
 
 async fn write_empty(session: &Session) -> Answer {

@@ -210,7 +210,7 @@ impl Session {
             }
         } else {
             let name = self.write_name(&digest);
-            self.write(&name, &[(0, bytes, true)]).await?;
+            self.write(&name, &parts(&bytes)).await?;
             Ok(digest)
         }
     }
@@ -328,6 +328,17 @@ impl Session {
         }
         Ok(bytes.into())
     }
+}
+
+/// A large blob as the messages of a write.
+pub(super) fn parts(bytes: &Bytes) -> Vec<(i64, Bytes, bool)> {
+    const PART: usize = 1 << 20;
+    let count = bytes.len().div_ceil(PART);
+    let part = |index: usize| {
+        let from = index * PART;
+        (from as i64, bytes.slice(from..bytes.len().min(from + PART)), index + 1 == count)
+    };
+    (0..count).map(part).collect()
 }
 
 /// The digest of `bytes` as requests have it.

@@ -11,8 +11,9 @@ use muster_proto::v1::runs_server::{Runs, RunsServer};
 use muster_proto::v1::status_server::{Status as StatusService, StatusServer};
 use muster_proto::v1::{
     CacheStatsRequest, CacheStatsResponse, CancelRunRequest, CancelRunResponse, CaseFinished, FleetStatusRequest,
-    FleetStatusResponse, ListRunsRequest, ListRunsResponse, RunEvent, RunFinished, RunPlanned, RunStarted, RunSummary,
-    ShowRunRequest, ShowRunResponse, SubmitRunRequest, SubmitRunResponse, TargetDiscovered, WatchRunRequest,
+    FleetStatusResponse, ListRunsRequest, ListRunsResponse, RunEvent, RunFinished, RunPlanned, RunSpec, RunStarted,
+    RunSummary, ShowRunRequest, ShowRunResponse, SubmitRunRequest, SubmitRunResponse, TargetDiscovered,
+    WatchRunRequest,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -118,6 +119,10 @@ impl Runs for Service {
     }
 
     async fn show_run(&self, request: Request<ShowRunRequest>) -> Result<Response<ShowRunResponse>, Status> {
+        Err(Status::not_found(format!("run {}", request.into_inner().run)))
+    }
+
+    async fn show_spec(&self, request: Request<ShowRunRequest>) -> Result<Response<RunSpec>, Status> {
         Err(Status::not_found(format!("run {}", request.into_inner().run)))
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use muster_cache::{ActionCache, Blob, BlobStore, StoreError};
 use muster_model::Digest;
-use muster_model::limits::{CHUNKS_PER_SPLICE_MAX, FIND_MISSING_DIGESTS_MAX, MESSAGE_BYTES_MAX};
+use muster_model::limits::{BATCH_BYTES_MAX, CHUNKS_PER_SPLICE_MAX, FIND_MISSING_DIGESTS_MAX, MESSAGE_BYTES_MAX};
 use muster_proto::reapi::content_addressable_storage_server::ContentAddressableStorage;
 use muster_proto::reapi::{self, batch_read_blobs_response, batch_update_blobs_request, batch_update_blobs_response};
 use tonic::{Request, Response, Status};
@@ -222,12 +222,12 @@ fn size_of(digests: &[Digest]) -> u64 {
     digests.iter().map(|digest| digest.size_bytes).fold(0, u64::saturating_add)
 }
 
-/// The bytes of a batch's blobs together, before compression.
+/// The bytes of a batch's blobs together, before compression; at most what the capabilities state.
 fn batch_size(field: &str, digests: &[Digest]) -> Result<usize, Status> {
     let whole = size_of(digests);
-    if whole > MESSAGE_BYTES_MAX as u64 {
+    if whole > BATCH_BYTES_MAX as u64 {
         return Err(Status::invalid_argument(format!(
-            "{field}: {whole} bytes together pass the limit of {MESSAGE_BYTES_MAX}"
+            "{field}: {whole} bytes together pass the limit of {BATCH_BYTES_MAX}"
         )));
     }
     Ok(whole as usize)

@@ -106,6 +106,12 @@ impl v1::runs_server::Runs for Runs {
         let shown = self.ledger.read(move |connection| lookup::show(connection, run, now_unix_ms)).await?;
         shown.map(Response::new).ok_or_else(|| unknown(run))
     }
+
+    async fn show_spec(&self, request: Request<v1::ShowRunRequest>) -> Result<Response<v1::RunSpec>, Status> {
+        let run = RunId(request.into_inner().run);
+        let spec = self.ledger.read(move |connection| lookup::spec(connection, run)).await?;
+        spec.map(Response::new).ok_or_else(|| unknown(run))
+    }
 }
 
 impl Runs {

@@ -1,37 +1,31 @@
 //! `muster cache stats`: what the cache holds, and what it saved.
 
-use clap::Subcommand;
+use clap::Args;
 use muster_proto::v1::{CacheStatsRequest, CacheStatsResponse, KindStats};
 use serde_json::{Value, json};
 
-use super::fleet_access::{AskArguments, ask};
-use super::{Format, answer, answer_json};
+use super::super::fleet_access::{AskArguments, ask};
+use super::super::{Format, answer, answer_json};
 use crate::client::refusal;
 use crate::error::ExpectedError;
 use crate::table::{Align, Table};
 use crate::text;
 
-/// `muster cache …`
-#[derive(Debug, Subcommand)]
-pub(super) enum CacheCommand {
-    /// Show blobs, bytes, hit rates and the bytes that did not have to travel, by kind
-    Stats(AskArguments),
+/// `muster cache stats`
+#[derive(Debug, Args)]
+pub(in crate::commands) struct StatsArguments {
+    #[command(flatten)]
+    pub(super) ask: AskArguments,
 }
 
-impl CacheCommand {
-    pub(super) fn format(&self) -> Format {
-        let Self::Stats(arguments) = self;
-        arguments.format
-    }
-
+impl StatsArguments {
     pub(super) async fn run(self) -> Result<(), ExpectedError> {
-        let Self::Stats(arguments) = self;
-        let stats = ask(&arguments, true, async |client| {
+        let stats = ask(&self.ask, true, async |client| {
             let answer = client.status().cache_stats(CacheStatsRequest {}).await;
             Ok(answer.map_err(refusal(client.url(), "show its cache"))?.into_inner())
         })
         .await?;
-        match arguments.format {
+        match self.ask.format {
             Format::Human => answer(&page(&stats)),
             Format::Json => answer_json(&object(&stats)),
         }
