@@ -231,4 +231,6 @@ fn kind_name(kind: SFlag) -> &'static str {
 }
 
 #[cfg(test)]
+mod path_tests;
+#[cfg(test)]
 mod tests;

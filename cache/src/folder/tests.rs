@@ -41,10 +41,10 @@ impl Place {
 }
 
 /// What was copied, as a store.
-struct Kept(HashMap<Digest, Bytes>);
+pub(super) struct Kept(pub(super) HashMap<Digest, Bytes>);
 
 impl Kept {
-    fn of(copies: &Copies) -> Self {
+    pub(super) fn of(copies: &Copies) -> Self {
         let bytes = |source| match source {
             UploadSource::Bytes(bytes) => bytes,
             UploadSource::File(path) => fs::read(path).unwrap().into(),
@@ -52,7 +52,7 @@ impl Kept {
         Self(copies.blobs().map(|(digest, source)| (digest, bytes(source))).collect())
     }
 
-    async fn content(&self, root: Digest) -> Result<Content, StoreError> {
+    pub(super) async fn content(&self, root: Digest) -> Result<Content, StoreError> {
         let found = |digests: Vec<Digest>| {
             digests.into_iter().filter_map(|digest| Some((digest, self.0.get(&digest)?.clone()))).collect()
         };
@@ -150,7 +150,7 @@ fn expected(builder: &mut TreeBuilder, prefix: &str, entries: &[(String, Made)])
     }
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 

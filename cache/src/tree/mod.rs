@@ -14,4 +14,6 @@ pub(crate) use walk::collect_read;
 pub use walk::{Content, collect, read_directory};
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
