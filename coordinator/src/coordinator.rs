@@ -18,7 +18,7 @@ use tonic::transport::Server;
 use crate::clock::Clock;
 use crate::closure::Closures;
 use crate::configuration::{ActionCacheWrites, Config};
-use crate::connections::{self, Connection};
+use crate::connections::{self, Connection, TellConnections};
 use crate::counters::Counters;
 use crate::error::CoordinatorError;
 use crate::http::HttpCaches;
@@ -228,8 +228,11 @@ async fn serve(
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(limits::HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(limits::STREAM_RESETS_PENDING_MAX))
+        .http2_max_local_error_reset_streams(Some(limits::STREAM_ERRORS_MAX))
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
+        .layer(TellConnections)
         .add_routes(routes);
     let stop = async {
         // A sender that is dropped says the same.

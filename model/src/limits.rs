@@ -66,6 +66,16 @@ pub const STAGED_NODES_MAX: usize = 4_000_000;
 pub const DIRECTORY_ENTRIES_KEPT_MAX: usize = 300_000;
 /// Connections that a coordinator accepts at one time.
 pub const CONNECTIONS_MAX: usize = 4096;
+/// Connections from one address; peers have no identity that could be counted instead.
+pub const CONNECTIONS_PER_PEER_MAX: usize = 256;
+/// How long a new connection may take until it has sent a request.
+pub const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may stay without a request after that.
+pub const CONNECTION_IDLE_TIME: Duration = Duration::from_secs(120);
+/// Streams of one connection that a client has reset and the server has not yet looked at. Builds that are interrupted reset many at once.
+pub const STREAM_RESETS_PENDING_MAX: usize = 256;
+/// Streams of one connection that the server may reset for what the client did wrong.
+pub const STREAM_ERRORS_MAX: usize = 1024;
 /// Streams on one connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// HTTP/2 window of one stream, in bytes.

@@ -133,7 +133,10 @@ impl Held {
 
     /// Gives up an upload that can't become right any more.
     pub(super) fn abandon(mut self) {
-        self.upload = None;
+        if let Some(upload) = self.upload.take() {
+            // The end of the chunks alone would look like the end of the blob, which what came so far may be.
+            upload.stored.abort();
+        }
         self.uploads.open().remove(&self.name);
     }
 
