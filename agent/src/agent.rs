@@ -13,7 +13,7 @@ use tonic::transport::Endpoint;
 use crate::clock::{Chance, Clock};
 use crate::connection::Connection;
 use crate::data::{DataDirectory, file_error};
-use crate::executor::Executor;
+use crate::executor::{ActionFolders, Executor};
 use crate::inputs::{CachedInputs, Inputs};
 use crate::offers::Offered;
 use crate::spool::Spool;
@@ -71,6 +71,7 @@ impl Agent {
         let executor = Arc::new(Executor {
             inputs,
             environments: offered.environments,
+            folders: ActionFolders::new(data.actions()?, offered.owner),
             offer: offered.offer,
             clock,
             chance: Arc::clone(&chance),

@@ -19,7 +19,7 @@ pub struct Config {
     pub slots: u32,
     /// For people.
     pub name: String,
-    /// Offered besides `os`, `arch` and `hostname`, over which they win.
+    /// Offered besides `os`, `arch`, `hostname`, `OSFamily` and `ISA`, over which they win.
     pub labels: Properties,
     /// The kinds of environment to offer, as far as they work here.
     pub environments: Vec<EnvironmentKind>,
@@ -69,11 +69,22 @@ impl Config {
             ("os".to_owned(), std::env::consts::OS.to_owned()),
             ("arch".to_owned(), std::env::consts::ARCH.to_owned()),
             ("hostname".to_owned(), hostname()),
+            ("OSFamily".to_owned(), std::env::consts::OS.to_owned()),
+            ("ISA".to_owned(), instruction_set().to_owned()),
         ]);
         for (key, value) in self.labels.iter() {
             properties.set(key.to_owned(), value.to_owned());
         }
         properties
+    }
+}
+
+/// The machine's instruction set as the platform lexicon of the Remote Execution API names it.
+fn instruction_set() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x86-64",
+        "aarch64" => "arm-a64",
+        other => other,
     }
 }
 

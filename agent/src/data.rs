@@ -17,6 +17,7 @@ use crate::clock::Chance;
 /// - `cache/`: blobs and staged trees
 /// - `sandbox/`: what sandboxes share, where the user's cache directory can't be written
 /// - `environments/`: places under way; emptied at the start
+/// - `actions/`: directories and outputs of actions under way; emptied at the start
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     root: PathBuf,
@@ -51,7 +52,16 @@ impl DataDirectory {
 
     /// An empty folder for environments. What a dead predecessor left there goes.
     pub(crate) fn environments(&self) -> Result<PathBuf, AgentError> {
-        let path = self.root.join("environments");
+        self.emptied("environments")
+    }
+
+    /// An empty folder for what actions need and make.
+    pub(crate) fn actions(&self) -> Result<PathBuf, AgentError> {
+        self.emptied("actions")
+    }
+
+    fn emptied(&self, name: &str) -> Result<PathBuf, AgentError> {
+        let path = self.root.join(name);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file_error("empty", &path)(error)),
             _ => {}

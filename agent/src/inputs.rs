@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use muster_cache::{BlobStore, DiskConfig, DiskStore, Ground, ReadThrough, RemoteStore, StagedTree, Stager};
+use muster_cache::{
+    BlobStore, DiskConfig, DiskStore, Ground, ReadThrough, RemoteStore, StagedTree, Stager, StoreError, UploadSource,
+};
 use muster_environment::StagedLayer;
 use muster_model::spec::TargetSpec;
 use muster_model::{Digest, limits};
@@ -53,6 +55,12 @@ pub(crate) trait Inputs: Send + Sync {
 
     /// The target's layers as directories.
     async fn stage(&self, target: &TargetSpec) -> Result<StagedInputs, InputError>;
+
+    /// A tree as directories, to be shown at a path where there is nothing else.
+    async fn tree(&self, root: &Digest, mount_path: &str) -> Result<StagedInputs, InputError>;
+
+    /// Uploads what the coordinator's store has not.
+    async fn upload(&self, blobs: Vec<(Digest, UploadSource)>) -> Result<(), StoreError>;
 }
 
 /// Decoded targets kept in memory; more make room by starting over.
@@ -84,6 +92,7 @@ pub(crate) const TARGET_BYTES_MAX: u64 = limits::MESSAGE_BYTES_MAX as u64;
 /// Inputs fetched from the coordinator's store, kept in a store of the agent's own and staged once for all attempts.
 pub(crate) struct CachedInputs {
     blobs: ReadThrough,
+    remote: RemoteStore,
     stager: Arc<Stager>,
     targets: Targets,
 }
@@ -109,7 +118,7 @@ impl CachedInputs {
             Ok(opened) => opened.map_err(|source| AgentError::Cache { path, source })?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        Ok(Self { blobs: ReadThrough::new(store, remote), stager, targets: Targets::default() })
+        Ok(Self { blobs: ReadThrough::new(store, remote.clone()), remote, stager, targets: Targets::default() })
     }
 }
 
@@ -144,6 +153,19 @@ impl Inputs for CachedInputs {
         }
         inputs.trees = trees;
         Ok(inputs)
+    }
+
+    async fn tree(&self, root: &Digest, mount_path: &str) -> Result<StagedInputs, InputError> {
+        let staged = self.stager.stage(root, Ground::Bare, &self.blobs).await;
+        let tree = staged.map_err(|source| InputError::Store { what: "input root".to_owned(), source })?;
+        let stats = tree.stats();
+        let (fetched_bytes, reused_bytes) = (stats.fetched_bytes, stats.reused_bytes);
+        let layers = staged_layers(&tree, mount_path).collect();
+        Ok(StagedInputs { layers, fetched_bytes, reused_bytes, trees: vec![tree] })
+    }
+
+    async fn upload(&self, blobs: Vec<(Digest, UploadSource)>) -> Result<(), StoreError> {
+        self.remote.upload_missing(blobs).await.map(drop)
     }
 }
 

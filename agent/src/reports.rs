@@ -44,6 +44,7 @@ fn cut_texts(result: &mut AttemptResult, limit: usize) {
         }
         AttemptResult::DiscoveryFailed { message } => cut(message, limit),
         AttemptResult::Fault(fault) => cut(&mut fault.message, limit),
+        AttemptResult::ActionRan(report) => cut(&mut report.message, limit),
         AttemptResult::Discovered { .. } => {}
     }
 }

@@ -1,12 +1,12 @@
 //! The one task that owns the machine: events in, commands out, and no decision of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_agent_state::{Command, Desired, Event, Machine};
 use muster_environment::KillSwitch;
-use muster_model::attempt::{Assignment, AttemptReport, AttemptResult, Timings, Usage};
+use muster_model::attempt::{Assignment, AttemptReport, AttemptResult, Task, Timings, Usage};
 use muster_model::outcome::FaultKind;
 use muster_model::{Epoch, Instant};
 use muster_proto::convert::{AgentHello, DesiredEntry};
@@ -56,6 +56,8 @@ pub(crate) struct SyncLoop {
     running: HashMap<Epoch, KillSwitch>,
     /// What is in the spool, to be sent again after a reconnect.
     finished: HashMap<Epoch, v1::AttemptReport>,
+    /// Attempts whose reports need not outlive this process.
+    unspooled: HashSet<Epoch>,
     outgoing: Option<mpsc::Sender<v1::AgentReport>>,
     outbox: VecDeque<v1::AgentReport>,
     attempts: JoinSet<(Epoch, Option<v1::AttemptReport>)>,
@@ -80,6 +82,7 @@ impl SyncLoop {
             assignments: HashMap::new(),
             running: HashMap::new(),
             finished: HashMap::new(),
+            unspooled: HashSet::new(),
             outgoing: None,
             outbox: VecDeque::new(),
             attempts: JoinSet::new(),
@@ -197,6 +200,9 @@ impl SyncLoop {
     fn on_ended(&mut self, epoch: Epoch, report: Option<v1::AttemptReport>) {
         self.running.remove(&epoch);
         let reported = report.is_some();
+        if !reported {
+            self.unspooled.remove(&epoch);
+        }
         self.finished.extend(report.map(|report| (epoch, report)));
         self.event(Event::AttemptEnded { epoch, reported });
     }
@@ -214,7 +220,9 @@ impl SyncLoop {
                 Command::Report => self.report(),
                 Command::Forget { epoch } => {
                     self.finished.remove(&epoch);
-                    self.parts.spool.forget(epoch).await;
+                    if !self.unspooled.remove(&epoch) {
+                        self.parts.spool.forget(epoch).await;
+                    }
                 }
                 Command::Leave => self.is_leaving = true,
             }
@@ -231,7 +239,13 @@ impl SyncLoop {
         let switch = KillSwitch::default();
         self.running.insert(epoch, switch.clone());
         let waited = self.parts.clock.now().since(received);
-        let (executor, spool) = (Arc::clone(&self.parts.executor), self.parts.spool.clone());
+        let executor = Arc::clone(&self.parts.executor);
+        // What becomes of an action may be lost with this process: nobody was promised that it lasts.
+        let is_lasting = matches!(assignment.task, Task::Shard(_));
+        let spool = is_lasting.then(|| self.parts.spool.clone());
+        if !is_lasting {
+            self.unspooled.insert(epoch);
+        }
         self.attempts.spawn(async move {
             let work = {
                 let switch = switch.clone();
@@ -245,7 +259,7 @@ impl SyncLoop {
                     (!switch.is_pulled()).then(|| fault_report(epoch, FaultKind::Environment, message))
                 }
             };
-            (epoch, spooled(&spool, report).await)
+            (epoch, spooled(spool.as_ref(), report).await)
         });
     }
 
@@ -253,7 +267,7 @@ impl SyncLoop {
         let spool = self.parts.spool.clone();
         self.attempts.spawn(async move {
             let report = fault_report(epoch, FaultKind::Returned, "given back unstarted".to_owned());
-            (epoch, spooled(&spool, Some(report)).await)
+            (epoch, spooled(Some(&spool), Some(report)).await)
         });
     }
 
@@ -307,9 +321,10 @@ async fn sleep_until(due: Option<tokio::time::Instant>) {
     }
 }
 
-/// Writes a report to the spool before anybody hears of it.
-async fn spooled(spool: &Spool, report: Option<AttemptReport>) -> Option<v1::AttemptReport> {
+/// Writes a report to the spool, if it has to last, before anybody hears of it.
+async fn spooled(spool: Option<&Spool>, report: Option<AttemptReport>) -> Option<v1::AttemptReport> {
     let report = reports::fit(report?);
+    let Some(spool) = spool else { return Some(report) };
     if let Err(error) = spool.store(&report).await {
         // The verdict is worth more than the promise that it survives this process.
         tracing::error!(epoch = report.epoch, %error, "a report could not be spooled and is kept in memory only");

@@ -32,6 +32,15 @@ impl Clock {
         self.start_unix_ms.saturating_add(i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX))
     }
 
+    /// A time of ours for the messages of the Remote Execution API.
+    pub(crate) fn timestamp(&self, instant: Instant) -> prost_types::Timestamp {
+        let since_start = instant.since(Instant::default());
+        let nanos = i128::from(self.start_unix_ms) * 1_000_000 + i128::try_from(since_start.as_nanos()).unwrap_or(0);
+        let seconds = i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+        // The remainder is below a billion.
+        prost_types::Timestamp { seconds, nanos: nanos.rem_euclid(1_000_000_000) as i32 }
+    }
+
     /// The runtime's reading for one of ours.
     pub(crate) fn deadline(&self, instant: Instant) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.start + instant.since(Instant::default()))

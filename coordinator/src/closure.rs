@@ -1,4 +1,4 @@
-//! Whether everything that a run's layers point at is in the store.
+//! Whether everything that trees point at is in the store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -12,21 +12,16 @@ use prost::Message;
 /// Missing blobs that one message lists.
 const MISSING_LISTED_MAX: usize = 10;
 
-/// Why a layer can't be used.
+/// Why a tree can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClosureError {
     /// Blobs are not there.
-    #[error("{count} blobs are missing: {listed}")]
-    Missing {
-        /// How many at least.
-        count: usize,
-        /// Some of them.
-        listed: String,
-    },
+    #[error("{}", describe(.0))]
+    Missing(Vec<Digest>),
     /// A directory makes no sense.
-    #[error("layer {root}: {why}")]
+    #[error("tree {root}: {why}")]
     Malformed {
-        /// The layer.
+        /// The tree.
         root: Digest,
         /// What is wrong.
         why: String,
@@ -36,83 +31,156 @@ pub(crate) enum ClosureError {
     Store(#[from] StoreError),
 }
 
-/// Remembers which trees were whole a moment ago, so that the same layers are not walked for every run.
+fn describe(missing: &[Digest]) -> String {
+    let mut listed: Vec<String> = missing.iter().take(MISSING_LISTED_MAX).map(ToString::to_string).collect();
+    if missing.len() > MISSING_LISTED_MAX {
+        listed.push("…".into());
+    }
+    format!("{} blobs are missing: {}", missing.len(), listed.join(", "))
+}
+
+/// Remembers which directories were whole a moment ago, with everything below them, so that what trees share is walked once.
 #[derive(Debug, Default)]
 pub(crate) struct Closures {
-    whole: Mutex<HashMap<Digest, Instant>>,
+    whole: Mutex<Whole>,
+}
+
+/// Two ages of memory, so that forgetting costs nothing: what is older than both is gone.
+#[derive(Debug, Default)]
+struct Whole {
+    young: HashMap<Digest, Instant>,
+    old: HashMap<Digest, Instant>,
+}
+
+impl Whole {
+    /// A store promises what it said for its lease time: half of that is safe to build on.
+    fn knows(&self, digest: &Digest) -> bool {
+        let checked = self.young.get(digest).or_else(|| self.old.get(digest));
+        checked.is_some_and(|checked| checked.elapsed() < limits::BLOB_LEASE_TIME / 2)
+    }
+
+    fn learn(&mut self, directories: impl Iterator<Item = Digest>, at: Instant) {
+        if self.young.len() >= limits::WHOLE_TREES_REMEMBERED_MAX / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.extend(directories.map(|digest| (digest, at)));
+    }
 }
 
 impl Closures {
     /// Checks that every directory and file below `roots` is in the store.
+    ///
+    /// # Errors
+    ///
+    /// [`ClosureError::Missing`] with everything that can be known to be missing: what is below a directory that is missing itself is not.
     pub(crate) async fn check(&self, store: &dyn BlobStore, roots: &[Digest]) -> Result<(), ClosureError> {
-        let unchecked = self.unchecked(roots);
-        for &root in &unchecked {
-            check_tree(store, root).await?;
+        // From before the first question: the answers hold for a lease time after it.
+        let asked = Instant::now();
+        let mut missing = Vec::new();
+        let mut walked = HashSet::new();
+        for &root in roots {
+            let mut walk = Walk { store, root, closures: self, seen: HashSet::new(), missing: &mut missing };
+            walk.run().await?;
+            walked.extend(walk.seen);
         }
-        let now = Instant::now();
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        whole.extend(unchecked.into_iter().map(|root| (root, now)));
+        if missing.is_empty() {
+            self.whole.lock().unwrap_or_else(PoisonError::into_inner).learn(walked.into_iter(), asked);
+            return Ok(());
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        Err(ClosureError::Missing(missing))
+    }
+
+    fn unknown(&self, mut digests: Vec<Digest>) -> Vec<Digest> {
+        let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        digests.retain(|digest| !whole.knows(digest));
+        digests
+    }
+}
+
+/// One tree on its way down, level by level.
+struct Walk<'a> {
+    store: &'a dyn BlobStore,
+    root: Digest,
+    closures: &'a Closures,
+    /// Directories that were met, as far as they were not known to be whole.
+    seen: HashSet<Digest>,
+    missing: &'a mut Vec<Digest>,
+}
+
+impl Walk<'_> {
+    async fn run(&mut self) -> Result<(), ClosureError> {
+        let mut level = vec![self.root];
+        let mut files_seen = HashSet::new();
+        for _ in 0..limits::TREE_DEPTH_MAX {
+            level = self.closures.unknown(level);
+            level.retain(|digest| self.seen.insert(*digest));
+            if level.is_empty() {
+                return Ok(());
+            }
+            let absent = self.find_missing(&level).await?;
+            level.retain(|digest| !absent.contains(digest));
+            let (mut directories, mut files) = (Vec::new(), Vec::new());
+            for bytes in self.store.get_many(&level).await {
+                let blob = match bytes {
+                    Ok(blob) => blob,
+                    // It was quarantined or went between the two questions.
+                    Err(StoreError::NotFound(digest) | StoreError::Corrupt(digest)) => {
+                        self.missing.push(digest);
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let digest = *blob.digest();
+                let bytes = blob.into_bytes(limits::MESSAGE_BYTES_MAX as u64).await?;
+                let directory = reapi::Directory::decode(bytes)
+                    .map_err(|error| self.malformed(format!("{digest} is no directory: {error}")))?;
+                self.children(&directory, &mut directories, &mut files)?;
+            }
+            files.retain(|digest| files_seen.insert(*digest));
+            if self.seen.len() + files_seen.len() > limits::TREE_NODES_MAX {
+                return Err(self.malformed(format!("more than {} nodes", limits::TREE_NODES_MAX)));
+            }
+            self.find_missing(&files).await?;
+            level = directories;
+        }
+        Err(self.malformed(format!("deeper than {} directories", limits::TREE_DEPTH_MAX)))
+    }
+
+    fn children(
+        &self,
+        directory: &reapi::Directory,
+        directories: &mut Vec<Digest>,
+        files: &mut Vec<Digest>,
+    ) -> Result<(), ClosureError> {
+        let below = directory.directories.iter().map(|child| &child.digest);
+        for digest in below {
+            directories.push(self.digest(digest.as_ref())?);
+        }
+        for file in &directory.files {
+            files.push(self.digest(file.digest.as_ref())?);
+        }
         Ok(())
     }
 
-    /// A store promises what it said for its lease time: half of that is safe to build on.
-    fn unchecked(&self, roots: &[Digest]) -> HashSet<Digest> {
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        whole.retain(|_, checked| checked.elapsed() < limits::BLOB_LEASE_TIME / 2);
-        roots.iter().copied().filter(|root| !whole.contains_key(root)).collect()
+    fn digest(&self, digest: Option<&reapi::Digest>) -> Result<Digest, ClosureError> {
+        let digest = digest.ok_or_else(|| self.malformed("an entry without a digest"))?;
+        // One function makes every digest of a tree.
+        digest.to_model(self.root.function).map_err(|error| self.malformed(error))
     }
-}
 
-async fn check_tree(store: &dyn BlobStore, root: Digest) -> Result<(), ClosureError> {
-    let mut seen = HashSet::from([root]);
-    let mut level = vec![root];
-    for _ in 0..limits::TREE_DEPTH_MAX {
-        if level.is_empty() {
-            return Ok(());
+    /// Notes what is missing of `digests`, and returns it.
+    async fn find_missing(&mut self, digests: &[Digest]) -> Result<HashSet<Digest>, ClosureError> {
+        let mut absent = HashSet::new();
+        for chunk in digests.chunks(limits::FIND_MISSING_DIGESTS_MAX) {
+            absent.extend(self.store.find_missing(chunk).await?);
         }
-        check_present(store, &level).await?;
-        let (mut directories, mut files) = (Vec::new(), Vec::new());
-        for digest in std::mem::take(&mut level) {
-            let bytes = store.get(&digest).await?.into_bytes(limits::MESSAGE_BYTES_MAX as u64).await?;
-            let directory = reapi::Directory::decode(bytes)
-                .map_err(|error| ClosureError::Malformed { root, why: format!("{digest} is no directory: {error}") })?;
-            let children = directory.directories.iter().map(|child| &child.digest);
-            for (digests, list) in [
-                (children.collect::<Vec<_>>(), &mut directories),
-                (directory.files.iter().map(|file| &file.digest).collect(), &mut files),
-            ] {
-                for digest in digests {
-                    let digest = digest.as_ref().ok_or_else(|| malformed(root, "an entry without a digest"))?;
-                    let digest = Digest::try_from(digest).map_err(|error| malformed(root, error))?;
-                    if seen.insert(digest) {
-                        list.push(digest);
-                    }
-                }
-            }
-            if seen.len() > limits::TREE_NODES_MAX {
-                return Err(malformed(root, format!("more than {} nodes", limits::TREE_NODES_MAX)));
-            }
-        }
-        check_present(store, &files).await?;
-        level = directories;
+        self.missing.extend(&absent);
+        Ok(absent)
     }
-    Err(malformed(root, format!("deeper than {} directories", limits::TREE_DEPTH_MAX)))
-}
 
-fn malformed(root: Digest, why: impl ToString) -> ClosureError {
-    ClosureError::Malformed { root, why: why.to_string() }
-}
-
-async fn check_present(store: &dyn BlobStore, digests: &[Digest]) -> Result<(), ClosureError> {
-    for chunk in digests.chunks(limits::FIND_MISSING_DIGESTS_MAX) {
-        let missing = store.find_missing(chunk).await?;
-        if !missing.is_empty() {
-            let mut listed: Vec<String> = missing.iter().take(MISSING_LISTED_MAX).map(ToString::to_string).collect();
-            if missing.len() > MISSING_LISTED_MAX {
-                listed.push("…".into());
-            }
-            return Err(ClosureError::Missing { count: missing.len(), listed: listed.join(", ") });
-        }
+    fn malformed(&self, why: impl ToString) -> ClosureError {
+        ClosureError::Malformed { root: self.root, why: why.to_string() }
     }
-    Ok(())
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use muster_model::limits;
+use muster_proto::longrunning::operations_server::OperationsServer;
+use muster_proto::reapi::execution_server::ExecutionServer;
 use muster_proto::v1::fleet_server::FleetServer;
 use muster_proto::v1::runs_server::RunsServer;
 use muster_proto::v1::status_server::StatusServer;
@@ -15,6 +17,7 @@ use tokio::time::timeout;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
+use crate::actions::Actions;
 use crate::clock::Clock;
 use crate::closure::Closures;
 use crate::configuration::{ActionCacheWrites, Config};
@@ -24,6 +27,7 @@ use crate::error::CoordinatorError;
 use crate::http::HttpCaches;
 use crate::ledger::{Ledger, LedgerError, read};
 use crate::reapi;
+use crate::reapi::{ExecutionService, OperationsService};
 use crate::result_cache::keep_results;
 use crate::scheduler_task::{Input, SchedulerTask, Surroundings};
 use crate::services::fleet::Fleet;
@@ -74,8 +78,11 @@ impl Coordinator {
         let (inputs, received) = mpsc::channel(limits::SCHEDULER_INPUTS_MAX);
         let (offers, offered) = watch::channel(Arc::default());
         let (results, messages) = mpsc::unbounded_channel();
+        let room = Actions::open(parts.storage.clone(), offered.clone(), parts.clock, inputs.downgrade())
+            .map_err(CoordinatorError::Random)?;
         let mut task = SchedulerTask::new(
             Surroundings {
+                room: room.clone(),
                 ledger: parts.ledger.clone(),
                 actions: parts.storage.actions.clone(),
                 results,
@@ -90,17 +97,18 @@ impl Coordinator {
         restore(&parts, &mut task).await.map_err(|source| parts.failure(&config, source))?;
         let results = tokio::spawn(keep_results(parts.storage.actions.clone(), parts.watchers.clone(), messages));
         let (ended_sender, ended) = watch::channel(false);
-        let watchers = parts.watchers.clone();
+        let (watchers, closing) = (parts.watchers.clone(), room.clone());
         let (stop_scheduler, stopped) = oneshot::channel();
         let scheduler = tokio::spawn(async move {
             task.run(received, stopped).await;
             watchers.close_all();
+            closing.close_all();
             ended_sender.send_replace(true);
         });
         let (stop_server, stopped) = oneshot::channel();
         let (lifeline, end_of_life) = watch::channel(());
         let connections = connections::accept(listener, end_of_life);
-        let server = tokio::spawn(serve(connections, parts.routes(inputs, offered), stopped));
+        let server = tokio::spawn(serve(connections, parts.routes(inputs, offered, room), stopped));
         Ok(Self {
             address,
             stop_scheduler: Some(stop_scheduler),
@@ -172,7 +180,7 @@ impl Parts {
         CoordinatorError::Ledger { folder: config.data.clone(), source }
     }
 
-    fn routes(self, inputs: mpsc::Sender<Input>, offers: crate::submission::Offers) -> Routes {
+    fn routes(self, inputs: mpsc::Sender<Input>, offers: crate::submission::Offers, room: Arc<Actions>) -> Routes {
         let Self { ledger, storage, counters, watchers, clock, http, clients_write_results } = self;
         let runs = Runs {
             inputs: inputs.clone(),
@@ -188,14 +196,16 @@ impl Parts {
             store: storage.blobs.clone(),
             actions: storage.actions.clone(),
             counters: counters.clone(),
-            executes: false,
+            executes: true,
             clients_write_results,
         };
-        let status = StatusService { inputs: inputs.clone(), storage: storage.clone(), counters };
+        let status = StatusService { inputs: inputs.clone(), storage: storage.clone(), counters, room: room.clone() };
         let limit = limits::MESSAGE_BYTES_MAX;
         let mut routes = Routes::builder();
         cache.add_to(&mut routes);
         routes
+            .add_service(ExecutionServer::new(ExecutionService::new(room.clone())).max_decoding_message_size(limit))
+            .add_service(OperationsServer::new(OperationsService::new(room)).max_decoding_message_size(limit))
             .add_service(FleetServer::new(Fleet::new(inputs)).max_decoding_message_size(limit))
             .add_service(RunsServer::new(runs).max_decoding_message_size(limit))
             .add_service(StatusServer::new(status).max_decoding_message_size(limit));

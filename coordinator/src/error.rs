@@ -41,6 +41,9 @@ pub enum CoordinatorError {
     /// The ledger failed while the coordinator ran: it promises nothing any more and has stopped.
     #[error("the ledger failed and the coordinator has stopped")]
     LedgerFailed,
+    /// The system has no random numbers, from which names that can't be guessed are made.
+    #[error("cannot read /dev/urandom")]
+    Random(#[source] std::io::Error),
     /// The program's runtime can't be made.
     #[error("the runtime can't be started")]
     Runtime(#[source] std::io::Error),
@@ -75,14 +78,14 @@ impl CoordinatorError {
                 Some("choose a folder that you can write to with --data".into())
             }
             Self::LedgerFailed => Some("look at the disk; nothing that was promised is lost, start it again".into()),
-            Self::Runtime(_) => None,
+            Self::Random(_) | Self::Runtime(_) => None,
         }
     }
 
     /// The program's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::LedgerFailed | Self::Runtime(_) => EXIT_FAILED,
+            Self::LedgerFailed | Self::Random(_) | Self::Runtime(_) => EXIT_FAILED,
             _ => EXIT_USAGE,
         }
     }

@@ -10,6 +10,7 @@
 //!
 //! Architecture Invariant: nothing is told to anybody (an agent, a watcher, a client) before the ledger has it.
 
+mod actions;
 mod agents;
 mod budget;
 mod clock;

@@ -99,6 +99,7 @@ fn since(start_unix_ms: i64, end_unix_ms: i64) -> u64 {
 fn attempt_summary(row: &AttemptRow, started_unix_ms: i64) -> v1::AttemptSummary {
     let (discover, cases, alone) = match &row.work {
         Work::Discover => (true, 0, false),
+        Work::Action => (false, 0, true),
         Work::Cases { cases, alone } => (false, cases.len() as u32, *alone),
     };
     v1::AttemptSummary {

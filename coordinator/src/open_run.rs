@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_model::attempt::{Assignment, CaseReport, Timings, Work};
+use muster_model::attempt::{Assignment, CaseReport, ShardTask, Task, Timings, Work};
 use muster_model::key::{ActionKey, target_key};
 use muster_model::spec::{RunPolicy, RunSpec, TargetSpec};
 use muster_model::{CaseIndex, Digest, Epoch, RunId, TargetIndex, limits};
@@ -182,20 +182,20 @@ impl OpenRun {
         let lease = self.leases.get(&epoch)?;
         let target = self.target(lease.target)?;
         let (case_names, case_timeout) = match &lease.work {
-            Work::Discover => (Vec::new(), limits::DISCOVERY_TIMEOUT),
+            Work::Discover | Work::Action => (Vec::new(), limits::DISCOVERY_TIMEOUT),
             Work::Cases { cases, .. } => {
                 let names = cases.iter().map(|&case| self.case_name(lease.target, case).to_owned());
                 (names.collect(), target.prepared.spec.case_timeout(&self.policy))
             }
         };
-        Some(Assignment {
-            epoch,
+        let task = ShardTask {
             run: self.run,
             target: lease.target,
             target_spec: target.prepared.digest,
             work: lease.work.clone(),
             case_names,
             case_timeout,
-        })
+        };
+        Some(Assignment { epoch, task: Task::Shard(task) })
     }
 }

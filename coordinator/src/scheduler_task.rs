@@ -4,6 +4,7 @@
 //! for the ledger, an effect, or both. Records are appended at once and become durable in groups; an effect waits until every record before it is
 //! durable, while the loop goes on, so that a commit of some milliseconds is nobody's pause.
 
+mod actions;
 mod commands;
 mod finish;
 mod planned;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use muster_cache::ActionCache;
 use muster_model::attempt::{AttemptReport, AttemptResult, AttemptStatus, DiscoveredCase};
-use muster_model::{AgentId, Epoch, RunId, TargetIndex, limits};
+use muster_model::{ActionId, AgentId, Epoch, RunId, TargetIndex, limits};
 use muster_proto::convert::AgentHello;
 use muster_proto::v1;
 use muster_scheduler::{AttemptEnd, CaseEnd, Event, Scheduler, SchedulingPolicy, TargetSeed};
@@ -23,6 +24,7 @@ use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::actions::{Actions, SubmittedAction};
 use crate::agents::{Agents, ConnectionNumber, DesiredSender, Offered};
 use crate::clock::Clock;
 use crate::counters::{Counters, Kind};
@@ -33,6 +35,7 @@ use crate::planning::{Plan, plan};
 use crate::result_cache::CacheMessage;
 use crate::watchers::Watchers;
 use crate::words::KeptReport;
+use actions::OpenActions;
 
 /// Counters are written when the loop ticks this many times.
 const TICKS_PER_COUNTERS: u32 = 10;
@@ -60,6 +63,10 @@ pub(crate) enum Input {
     TargetPlanned { run: RunId, target: TargetIndex, plan: Plan },
     /// Somebody cancelled a run; the answer is sent when that is durable, and dropped when the run is not open.
     RunCancelled { run: RunId, answer: oneshot::Sender<()> },
+    /// An action is to be run.
+    ActionSubmitted(Box<SubmittedAction>),
+    /// Nobody waits for an action any more.
+    ActionCancelled(ActionId),
     /// Somebody asks what the fleet is doing.
     StatusAsked(oneshot::Sender<v1::FleetStatusResponse>),
 }
@@ -71,6 +78,7 @@ pub(crate) struct Surroundings {
     pub(crate) results: mpsc::UnboundedSender<CacheMessage>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) watchers: Watchers,
+    pub(crate) room: Arc<Actions>,
     pub(crate) offers: watch::Sender<Arc<Vec<Offered>>>,
     /// Where planned targets come back.
     pub(crate) inputs: mpsc::WeakSender<Input>,
@@ -86,6 +94,7 @@ pub(crate) struct SchedulerTask {
     run_of_epoch: BTreeMap<Epoch, RunId>,
     /// Reports whose commands are being carried out.
     reports: HashMap<Epoch, KeptReport>,
+    actions: OpenActions,
     effects: Effects,
     last_ticket: Ticket,
     durable: Ticket,
@@ -103,6 +112,7 @@ impl SchedulerTask {
             runs: HashMap::new(),
             run_of_epoch: BTreeMap::new(),
             reports: HashMap::new(),
+            actions: OpenActions::default(),
             effects: Effects::default(),
             last_ticket: Ticket::default(),
             durable: Ticket::default(),
@@ -164,6 +174,9 @@ impl SchedulerTask {
         while let Some(effect) = self.effects.pop(self.durable) {
             self.perform(effect);
         }
+        while let Some(effect) = self.actions.pop_effect(self.durable) {
+            self.perform(effect);
+        }
         self.agents.send_changed();
         if std::mem::take(&mut self.offers_changed) {
             self.surroundings.offers.send_replace(Arc::new(self.agents.offers()));
@@ -188,6 +201,8 @@ impl SchedulerTask {
             Input::RunAccepted { run, discovered } => self.open(*run, discovered),
             Input::TargetPlanned { run, target, plan } => self.take_plan(run, target, plan),
             Input::RunCancelled { run, answer } => self.cancel(run, answer),
+            Input::ActionSubmitted(submitted) => self.submit_action(*submitted),
+            Input::ActionCancelled(action) => self.tell(Event::ActionCancelled { action }),
             // Who asked may have gone.
             Input::StatusAsked(answer) => drop(answer.send(self.status())),
         }
@@ -353,6 +368,7 @@ fn end_of(result: &AttemptResult) -> AttemptEnd {
             interruption: *interruption,
             leaked_in_company: *leaked_in_company,
         },
+        AttemptResult::ActionRan(report) => AttemptEnd::ActionRan { duration: report.elapsed },
         AttemptResult::Fault(fault) => AttemptEnd::Fault(fault.kind),
     }
 }

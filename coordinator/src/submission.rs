@@ -68,7 +68,7 @@ fn try_pin(offers: &[Offered], spec: &RunSpec) -> Result<Vec<BaseRequest>, Unsat
 }
 
 /// The base of the agents with the most slots among those that satisfy; or what each agent lacks, none when there is no agent.
-fn pin_one(offers: &[Offered], requirements: &Requirements) -> Result<BaseRequest, Option<String>> {
+pub(crate) fn pin_one(offers: &[Offered], requirements: &Requirements) -> Result<BaseRequest, Option<String>> {
     let satisfying = || offers.iter().filter(|offered| offered.offer.satisfies(requirements).is_ok());
     if satisfying().next().is_none() {
         return Err((!offers.is_empty()).then(|| describe(offers, requirements)));

@@ -48,6 +48,7 @@ impl KeptReport {
             AttemptResult::Discovered { .. } => "discovered",
             AttemptResult::Ran { .. } => "ran",
             AttemptResult::DiscoveryFailed { .. } => "discovery_failed",
+            AttemptResult::ActionRan(_) => "action_ran",
             AttemptResult::Fault(fault) => fault.kind.name(),
         }
     }
@@ -128,7 +129,7 @@ pub(crate) fn duration(kept: Option<&KeptReport>, case: CaseIndex) -> Option<Dur
 fn company_names(run: &OpenRun, company: Epoch, case: CaseIndex) -> Vec<String> {
     let Some(lease) = run.leases.get(&company) else { return Vec::new() };
     match &lease.work {
-        Work::Discover => Vec::new(),
+        Work::Discover | Work::Action => Vec::new(),
         Work::Cases { cases, .. } => {
             let others: Vec<CaseIndex> = cases.iter().copied().filter(|&other| other != case).collect();
             run.case_names(lease.target, &others)

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::outcome::{Fault, Verdict};
+use crate::platform::Requirements;
 use crate::{CaseIndex, Digest, Epoch, RunId, TargetIndex};
 
 /// What an attempt is to do.
@@ -19,6 +20,8 @@ pub enum Work {
         /// Every case in a process and an environment of its own, one after the other.
         alone: bool,
     },
+    /// Run an action of the Remote Execution API.
+    Action,
 }
 
 /// A lease on one attempt, as an agent receives it.
@@ -26,6 +29,37 @@ pub enum Work {
 pub struct Assignment {
     /// The fencing number, which names the attempt.
     pub epoch: Epoch,
+    /// What is to be done.
+    pub task: Task,
+}
+
+/// What an agent is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Cases of a target, or their discovery.
+    Shard(ShardTask),
+    /// An action of the Remote Execution API.
+    Action(ActionTask),
+}
+
+/// An action of the Remote Execution API, as an agent is asked to run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionTask {
+    /// The digest of the encoded `Action`. Its function is that of every digest of the action and of its result.
+    pub action: Digest,
+    /// The encoded `Action`, which the agent checks against the digest.
+    pub encoded_action: Vec<u8>,
+    /// The encoded `Command` that the action names, which the agent checks likewise.
+    pub encoded_command: Vec<u8>,
+    /// Wall-clock time of the program.
+    pub timeout: Duration,
+    /// What the action needs, with its base pinned.
+    pub requirements: Requirements,
+}
+
+/// Cases of a target, or their discovery, as an agent is asked to run them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardTask {
     /// The run it belongs to.
     pub run: RunId,
     /// The target within the run.
@@ -161,8 +195,48 @@ pub enum AttemptResult {
         /// What the framework wrote.
         message: String,
     },
+    /// An action was run to an end, whichever.
+    ActionRan(ActionReport),
     /// The fleet's fault.
     Fault(Fault),
+}
+
+/// How an action's program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActionEnding {
+    /// It exited with this code.
+    Exited {
+        /// What the program returned; 127 and 126 too when there is no such program, or none that can be started.
+        code: i32,
+    },
+    /// It died of this signal.
+    Signalled {
+        /// The signal's number.
+        signal: u8,
+    },
+    /// It passed its wall-clock time and was killed.
+    TimedOut,
+    /// It passed its memory and was killed.
+    MemoryExceeded,
+    /// It wrote more than it may and was killed.
+    OutputExceeded,
+    /// What it left at the places of its outputs can't be an output.
+    OutputsRefused,
+}
+
+/// What became of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionReport {
+    /// How its program ended.
+    pub ending: ActionEnding,
+    /// The encoded `ActionResult`; its blobs are in the coordinator's store. Partial when the program was killed.
+    pub result: Vec<u8>,
+    /// One sentence for people where `ending` needs one; empty otherwise.
+    pub message: String,
+    /// Collecting and uploading the outputs.
+    pub upload: Duration,
+    /// From the start of the work to this report, by the agent's own clock.
+    pub elapsed: Duration,
 }
 
 /// One case as discovery found it.

@@ -25,6 +25,14 @@ identity! {
     TargetIndex(u32)
 }
 identity! {
+    /// One submitted action of the Remote Execution API; counted by the coordinator since its start.
+    ActionId(u64)
+}
+identity! {
+    /// The actions of one client that share its place in the queue: those of one tool invocation; counted by the coordinator since its start.
+    InvocationId(u64)
+}
+identity! {
     /// The position of a case in its target's discovered list.
     CaseIndex(u32)
 }

@@ -20,5 +20,5 @@ pub mod spec;
 pub mod time;
 
 pub use digest::{Digest, DigestFunction};
-pub use id::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+pub use id::{ActionId, AgentId, CaseIndex, Epoch, InvocationId, RunId, TargetIndex};
 pub use time::Instant;

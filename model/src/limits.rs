@@ -60,6 +60,8 @@ pub const TRANSFERS_CONCURRENT_MAX: usize = 8;
 pub const UPLOADS_OPEN_MAX: usize = 1024;
 /// How long an upload whose connection broke can be resumed.
 pub const UPLOAD_RESUME_TIME: Duration = Duration::from_secs(60);
+/// Directories that a coordinator remembers to be whole with everything below them.
+pub const WHOLE_TREES_REMEMBERED_MAX: usize = 1_000_000;
 /// Files, directories and links of all trees that an agent keeps staged.
 pub const STAGED_NODES_MAX: usize = 4_000_000;
 /// Entries of directories that an agent keeps in memory, so that trees which share them are compared quickly; about 150 bytes each.
@@ -164,6 +166,37 @@ pub const SHARD_OUTPUT_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub const OUTPUT_LINE_BYTES_MAX: usize = 256 * 1024;
 /// A file that a framework reads back from an environment (JUnit XML), in bytes.
 pub const RESULT_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// One encoded `ActionResult`, in bytes: it travels in reports and answers beside other things.
+pub const ACTION_RESULT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Wall-clock time of an action that names none.
+pub const ACTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
+/// The longest wall-clock time that an action may name.
+pub const ACTION_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Actions that wait or are under way at one time.
+pub const ACTIONS_OPEN_MAX: usize = 100_000;
+/// Operations that a coordinator knows at one time; the oldest finished ones go first.
+pub const OPERATIONS_MAX: usize = 200_000;
+/// How long an operation that is done can be asked for.
+pub const OPERATION_KEPT_TIME: Duration = Duration::from_secs(300);
+/// Encoded responses of operations that are done and kept, in bytes; the oldest go first, but none before [`OPERATION_KEPT_TIME_MIN`].
+pub const OPERATIONS_KEPT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long an operation that is done can be asked for at least, whatever else is kept.
+pub const OPERATION_KEPT_TIME_MIN: Duration = Duration::from_secs(60);
+/// How long an operation goes on that nobody listens to.
+pub const OPERATION_ABANDONED_TIME: Duration = Duration::from_secs(60);
+/// Operations in one answer of a list.
+pub const OPERATIONS_LISTED_MAX: usize = 1000;
+/// Missing inputs that one answer names.
+pub const MISSING_INPUTS_NAMED_MAX: usize = 10_000;
+/// Standard output or standard error of an action that travels inside its result, in bytes; more is a blob of its own.
+pub const ACTION_OUTPUT_INLINE_BYTES_MAX: usize = 16 * 1024;
+/// Waiting actions that the fleet's status shows.
+pub const WAITING_ACTIONS_SHOWN_MAX: usize = 100;
+/// Actions of which a coordinator remembers how they ended last.
+pub const ACTIONS_REMEMBERED_MAX: usize = 100_000;
+/// Epochs that one record in the ledger reserves for attempts at actions, whose leases are not recorded one by one.
+pub const EPOCHS_RESERVED: u64 = 1 << 16;
 
 /// Slots of one agent.
 pub const SLOTS_PER_AGENT_MAX: u32 = 1024;

@@ -3,6 +3,7 @@
 //! What comes in is checked against [`muster_model::limits`] here, once, at the door; what goes out is only copied. A field that is missing, out of range or
 //! unknown gives a [`ConvertError`] that names it, which servers answer as `INVALID_ARGUMENT`.
 
+mod action;
 mod command;
 mod digest;
 mod fleet;

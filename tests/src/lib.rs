@@ -6,5 +6,6 @@ pub mod bench;
 pub mod clients;
 pub mod load;
 pub mod programs;
+pub mod remote;
 pub mod seed;
 pub mod simulation;

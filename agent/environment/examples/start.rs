@@ -36,6 +36,7 @@ fn specification() -> EnvironmentSpec {
         profile: Profile::Strict,
         collect: Vec::new(),
         collector: None,
+        variables: Default::default(),
     }
 }
 

@@ -29,7 +29,7 @@ pub use host::{HostConfig, HostEnvironment};
 pub use sandbox::{SandboxConfig, SandboxEnvironment};
 pub use spec::{
     Collector, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk, OutputStream, Readiness,
-    ResourceUsage, StagedLayer,
+    ResourceUsage, StagedLayer, Variables,
 };
 
 /// A place that is made and not used yet. Dropping it cleans it up.

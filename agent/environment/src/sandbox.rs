@@ -201,7 +201,7 @@ impl SandboxEnvironment {
         let started = Instant::now();
         let plan = self.plan(&spec)?;
         let processes = matches!(*self.groups, Groups::None(_)).then_some(spec.processes);
-        let job = job::make_job(&spec.command, processes)?;
+        let job = job::make_job(&spec.command, spec.variables, processes)?;
         let (launch, groups, identity) = (self.launch.clone(), self.groups.clone(), self.identity);
         let create = move || Slot::create(&launch, identity, &groups);
         let (slot, made) = SlotLease::take(&self.slots, &plan, create).await?;

@@ -29,6 +29,8 @@ pub struct EnvironmentSpec {
     pub layers: Vec<StagedLayer>,
     /// The program.
     pub command: CommandSpec,
+    /// What it sees beside the variables of its command.
+    pub variables: Variables,
     /// Memory with its tmpfs, in bytes.
     pub memory_bytes: u64,
     /// Processes and threads.
@@ -41,6 +43,16 @@ pub struct EnvironmentSpec {
     pub collect: Vec<PathBuf>,
     /// Takes what else is wanted, after that.
     pub collector: Option<Collector>,
+}
+
+/// Which variables a program sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variables {
+    /// Those that programs expect to be there (`HOME`, `PATH` and the like), and its command's, which win.
+    #[default]
+    WithDefaults,
+    /// Its command's and no others.
+    Exact,
 }
 
 /// Looks at the files of an environment when everything inside is dead and nothing is cleaned yet. Called once, on a thread that may block,

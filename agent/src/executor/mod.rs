@@ -2,6 +2,7 @@
 //!
 //! Architecture Invariant: whether an attempt is run, killed or reported is decided by the machine; here it is done.
 
+mod action;
 mod observers;
 mod process;
 
@@ -10,10 +11,10 @@ use std::time::Duration;
 
 use muster_environment::{Environment, EnvironmentError, KillSwitch};
 use muster_frameworks::{DiscoveryError, DiscoveryOutput, Framework, FrameworkCommand, Shard, framework};
-use muster_model::attempt::{Assignment, AttemptReport, AttemptResult, CaseReport, Stage, Work};
+use muster_model::attempt::{Assignment, AttemptReport, AttemptResult, CaseReport, ShardTask, Stage, Task, Work};
 use muster_model::limits;
 use muster_model::outcome::{Fault, FaultKind};
-use muster_model::platform::Offer;
+use muster_model::platform::{Offer, Requirements};
 use muster_model::spec::{FrameworkKind, TargetSpec};
 use muster_model::{CaseIndex, Epoch};
 use tokio::sync::mpsc;
@@ -21,6 +22,8 @@ use tokio::sync::mpsc;
 use crate::clock::{Chance, Clock};
 use crate::error_text::chain;
 use crate::inputs::{Inputs, StagedInputs};
+use action::ActionAttempt;
+pub(crate) use action::ActionFolders;
 use observers::{CaseObserver, Recorder};
 use process::{Account, Place, Process};
 
@@ -38,6 +41,7 @@ pub(crate) struct Executor {
     pub(crate) inputs: Arc<dyn Inputs>,
     pub(crate) environments: Vec<Arc<dyn Environment>>,
     pub(crate) offer: Offer,
+    pub(crate) folders: ActionFolders,
     pub(crate) clock: Clock,
     pub(crate) chance: Arc<Chance>,
     pub(crate) progress: mpsc::Sender<Progress>,
@@ -63,8 +67,13 @@ impl Executor {
                 let _ = self.progress.send(Progress::Case(epoch, position)).await;
             }
         };
-        let attempt = Attempt { executor: self, assignment, withdrawn, cases };
-        let (result, ()) = tokio::join!(attempt.run(&mut account), telling);
+        let result = match &assignment.task {
+            Task::Shard(task) => {
+                let attempt = Attempt { executor: self, epoch, task, withdrawn, cases };
+                tokio::join!(attempt.run(&mut account), telling).0
+            }
+            Task::Action(task) => ActionAttempt { executor: self, epoch, task, withdrawn }.run(&mut account).await,
+        };
         if withdrawn.is_pulled() {
             return None;
         }
@@ -72,11 +81,11 @@ impl Executor {
         Some(AttemptReport { epoch, result, timings: account.timings, usage: account.usage })
     }
 
-    fn environment(&self, target: &TargetSpec) -> Result<Arc<dyn Environment>, Fault> {
+    fn environment(&self, requirements: &Requirements) -> Result<Arc<dyn Environment>, Fault> {
         self.offer
-            .satisfies(&target.requirements)
+            .satisfies(requirements)
             .map_err(|lack| fault(FaultKind::Environment, format!("this agent lacks {lack}")))?;
-        let wanted = target.requirements.environment;
+        let wanted = requirements.environment;
         let found = self.environments.iter().find(|environment| environment.kind() == wanted);
         found.cloned().ok_or_else(|| {
             fault(FaultKind::Environment, format!("this agent lacks a working {} environment", wanted.name()))
@@ -87,14 +96,15 @@ impl Executor {
 /// One attempt under way.
 struct Attempt<'a> {
     executor: &'a Executor,
-    assignment: &'a Assignment,
+    epoch: Epoch,
+    task: &'a ShardTask,
     withdrawn: &'a KillSwitch,
     cases: mpsc::Sender<u32>,
 }
 
 impl Attempt<'_> {
     async fn run(self, account: &mut Account) -> Result<AttemptResult, Fault> {
-        let epoch = self.assignment.epoch;
+        let epoch = self.epoch;
         let _ = self.executor.progress.send(Progress::Stage(epoch, Stage::Fetching)).await;
         let began = self.executor.clock.now();
         let staged = tokio::select! {
@@ -105,7 +115,11 @@ impl Attempt<'_> {
         let (target, inputs) = staged?;
         account.usage.fetched_bytes = inputs.fetched_bytes;
         account.usage.reused_bytes = inputs.reused_bytes;
-        let place = Place { environment: self.executor.environment(&target)?, target, layers: inputs.layers.clone() };
+        let place = Place {
+            environment: self.executor.environment(&target.requirements)?,
+            target,
+            layers: inputs.layers.clone(),
+        };
         let _ = self.executor.progress.send(Progress::Stage(epoch, Stage::Running)).await;
         let result = self.work(&place, account).await;
         // The layers must not go before the last environment over them has gone.
@@ -115,24 +129,25 @@ impl Attempt<'_> {
 
     async fn stage(&self) -> Result<(Arc<TargetSpec>, StagedInputs), Fault> {
         let of = |error| fault(FaultKind::Inputs, chain(&error));
-        let target = self.executor.inputs.target(&self.assignment.target_spec).await.map_err(of)?;
+        let target = self.executor.inputs.target(&self.task.target_spec).await.map_err(of)?;
         let staged = self.executor.inputs.stage(&target).await.map_err(of)?;
         Ok((target, staged))
     }
 
     async fn work(&self, place: &Place, account: &mut Account) -> Result<AttemptResult, Fault> {
         let framework = framework(place.target.framework);
-        match &self.assignment.work {
+        match &self.task.work {
             Work::Discover => self.discover(framework, place, account).await,
             Work::Cases { cases, alone } => {
                 let named: Vec<(CaseIndex, String)> =
-                    cases.iter().copied().zip(self.assignment.case_names.iter().cloned()).collect();
+                    cases.iter().copied().zip(self.task.case_names.iter().cloned()).collect();
                 if *alone || place.target.framework == FrameworkKind::Command {
                     self.run_alone(framework, place, &named, account).await
                 } else {
                     self.run_together(framework, place, &named, account).await
                 }
             }
+            Work::Action => Err(fault(FaultKind::Protocol, "an action is not a shard of a target".to_owned())),
         }
     }
 
@@ -239,10 +254,10 @@ impl Attempt<'_> {
     }
 
     fn process<'a, O>(&'a self, place: &'a Place, observer: &'a mut O) -> Process<'a, O> {
-        let given = self.assignment.case_timeout;
-        let default = match self.assignment.work {
+        let given = self.task.case_timeout;
+        let default = match self.task.work {
             Work::Discover => limits::DISCOVERY_TIMEOUT,
-            Work::Cases { .. } => limits::CASE_TIMEOUT_DEFAULT,
+            Work::Cases { .. } | Work::Action => limits::CASE_TIMEOUT_DEFAULT,
         };
         Process {
             environment: &*place.environment,

@@ -74,6 +74,7 @@ impl Place {
             profile: wanted.profile,
             collect: command.collect.into_iter().map(PathBuf::from).collect(),
             collector: None,
+            variables: Default::default(),
         };
         self.environment.prepare(spec).await
     }

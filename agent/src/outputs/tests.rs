@@ -80,6 +80,7 @@ impl Place {
             profile: Profile::Strict,
             collect: Vec::new(),
             collector: Some(collector),
+            variables: Default::default(),
         };
         let prepared = self.sandbox.prepare(spec).await.expect("a place");
         let (sender, mut receiver) = mpsc::channel(16);

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use muster_cache::{StoreError, UploadSource};
 use muster_environment::{HostConfig, HostEnvironment};
-use muster_model::attempt::{Assignment, Work};
+use muster_model::attempt::{Assignment, ShardTask, Task, Work};
 use muster_model::platform::{EnvironmentKind, Offer, Requirements};
 use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, TargetPolicy, TargetSpec};
 use muster_model::{CaseIndex, Epoch};
@@ -37,6 +38,14 @@ impl Inputs for Known {
 
     async fn stage(&self, _target: &TargetSpec) -> Result<StagedInputs, InputError> {
         Ok(StagedInputs { layers: Vec::new(), fetched_bytes: 1, reused_bytes: 2, trees: Vec::new() })
+    }
+
+    async fn tree(&self, _root: &Digest, _mount_path: &str) -> Result<StagedInputs, InputError> {
+        Ok(StagedInputs { layers: Vec::new(), fetched_bytes: 1, reused_bytes: 2, trees: Vec::new() })
+    }
+
+    async fn upload(&self, _blobs: Vec<(Digest, UploadSource)>) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 
@@ -100,18 +109,25 @@ impl World {
 
     fn assignment(&self, epoch: u64, index: usize, work: Work) -> Assignment {
         let case_names = match &work {
-            Work::Discover => Vec::new(),
+            Work::Discover | Work::Action => Vec::new(),
             Work::Cases { cases, .. } => cases.iter().map(|case| format!("case-{case}")).collect(),
         };
-        Assignment {
-            epoch: Epoch(epoch),
+        let task = ShardTask {
             run: RunId(1),
             target: TargetIndex(0),
             target_spec: digest(&self.target(index)),
             work,
             case_names,
             case_timeout: Duration::from_secs(60),
-        }
+        };
+        Assignment { epoch: Epoch(epoch), task: Task::Shard(task) }
+    }
+
+    /// The same with another task.
+    fn changed(mut assignment: Assignment, change: impl FnOnce(&mut ShardTask)) -> Assignment {
+        let Task::Shard(task) = &mut assignment.task else { panic!("a shard") };
+        change(task);
+        assignment
     }
 
     /// One case of the script.

@@ -65,8 +65,7 @@ async fn a_case_that_passes_its_time_is_killed_and_the_next_one_runs() {
     let mut world = World::new(1, &["mkdir $FOLDER/first 2>/dev/null && exec sleep 1000; exit 0"]).await;
     let agent = world.start_agent();
     let mut stream = world.coordinator.accept().await;
-    let mut assignment = world.alone(1, 0, 3);
-    assignment.case_timeout = Duration::from_secs(2);
+    let assignment = World::changed(world.alone(1, 0, 3), |task| task.case_timeout = Duration::from_secs(2));
     stream.say(&[assignment], &[]).await;
     let reports = stream.cases(1).await;
     assert_eq!(verdicts(&reports), [Verdict::TimedOut, Verdict::Passed, Verdict::Passed]);
@@ -190,8 +189,8 @@ async fn a_missing_input_is_the_fleets_fault() {
     let mut world = World::new(1, &["exit 0"]).await;
     let agent = world.start_agent();
     let mut stream = world.coordinator.accept().await;
-    let mut assignment = world.case(1, 0);
-    assignment.target_spec = muster_model::Digest::of(b"nobody has this");
+    let nobody_has = muster_model::Digest::of(b"nobody has this");
+    let assignment = World::changed(world.case(1, 0), |task| task.target_spec = nobody_has);
     stream.say(&[assignment], &[]).await;
     let AttemptResult::Fault(fault) = stream.finished(1).await.result else { panic!("a fault") };
     assert_eq!(fault.kind, FaultKind::Inputs);
@@ -204,8 +203,7 @@ async fn a_program_that_cannot_be_started_is_a_fault_of_the_start() {
     let mut world = World::new(1, &["exit 0"]).await;
     let mut target = world.target(0);
     target.command.arguments = vec!["/no/such/program".to_owned()];
-    let mut assignment = world.case(1, 0);
-    assignment.target_spec = super::digest(&target);
+    let assignment = World::changed(world.case(1, 0), |task| task.target_spec = super::digest(&target));
     world.extra.push(target);
     let agent = world.start_agent();
     let mut stream = world.coordinator.accept().await;

@@ -1,7 +1,9 @@
 //! `muster fleet status`: who is there, what waits, what runs where.
 
 use clap::Subcommand;
-use muster_proto::v1::{AgentStatus, EnvironmentKind, FleetStatusRequest, FleetStatusResponse, RunningAttempt};
+use muster_proto::v1::{
+    AgentStatus, EnvironmentKind, FleetStatusRequest, FleetStatusResponse, RunningAttempt, WaitingAction,
+};
 use serde_json::{Value, json};
 
 use super::fleet_access::{AskArguments, ask};
@@ -50,16 +52,21 @@ fn page(status: &FleetStatusResponse) -> String {
         text::counted(u64::from(status.running_cases), "case", "cases"),
         status.queued_cases,
     );
+    if status.running_actions > 0 || status.queued_actions > 0 {
+        let running = text::counted(u64::from(status.running_actions), "action", "actions");
+        page.push_str(&format!("remote execution: {running} on agents, {} waiting\n", status.queued_actions));
+    }
     if status.agents.is_empty() {
         page.push_str("\nno agents\n  hint: muster agent start --coordinator URL\n");
         return page;
     }
     page.push('\n');
     page.push_str(&agents_table(&status.agents).render());
-    let running = running_table(&status.agents);
-    if !running.is_empty() {
-        page.push('\n');
-        page.push_str(&running.render());
+    for table in [running_table(&status.agents), actions_table(status)] {
+        if !table.is_empty() {
+            page.push('\n');
+            page.push_str(&table.render());
+        }
     }
     page
 }
@@ -122,7 +129,7 @@ fn running_table(agents: &[AgentStatus]) -> Table {
         ("case", Align::Left),
     ]);
     for agent in agents {
-        for attempt in &agent.attempts {
+        for attempt in agent.attempts.iter().filter(|attempt| attempt.operation.is_empty()) {
             table.row([
                 text::escape_line(&agent.name),
                 attempt.run.to_string(),
@@ -137,6 +144,41 @@ fn running_table(agents: &[AgentStatus]) -> Table {
     table
 }
 
+/// Actions on agents, then those that wait.
+fn actions_table(status: &FleetStatusResponse) -> Table {
+    let mut table = Table::new(&[
+        ("agent", Align::Left),
+        ("stage", Align::Left),
+        ("age", Align::Right),
+        ("action", Align::Left),
+        ("for", Align::Left),
+        ("operation", Align::Left),
+    ]);
+    for agent in &status.agents {
+        for attempt in agent.attempts.iter().filter(|attempt| !attempt.operation.is_empty()) {
+            table.row([
+                text::escape_line(&agent.name),
+                text::escape_line(&attempt.stage),
+                text::millis(attempt.age_ms),
+                text::escape_line(&attempt.mnemonic),
+                text::escape_line(&attempt.target),
+                text::escape_line(&attempt.operation),
+            ]);
+        }
+    }
+    for action in &status.waiting_actions {
+        table.row([
+            String::new(),
+            "queued".into(),
+            text::millis(action.age_ms),
+            text::escape_line(&action.mnemonic),
+            text::escape_line(&action.target),
+            text::escape_line(&action.operation),
+        ]);
+    }
+    table
+}
+
 fn object(status: &FleetStatusResponse) -> Value {
     json!({
         "version": status.version,
@@ -145,7 +187,19 @@ fn object(status: &FleetStatusResponse) -> Value {
         "open_runs": status.open_runs,
         "queued_cases": status.queued_cases,
         "running_cases": status.running_cases,
+        "queued_actions": status.queued_actions,
+        "running_actions": status.running_actions,
+        "waiting_actions": status.waiting_actions.iter().map(waiting_object).collect::<Vec<_>>(),
         "agents": status.agents.iter().map(agent_object).collect::<Vec<_>>(),
+    })
+}
+
+fn waiting_object(action: &WaitingAction) -> Value {
+    json!({
+        "operation": action.operation,
+        "mnemonic": action.mnemonic,
+        "target": action.target,
+        "age_ms": action.age_ms,
     })
 }
 
@@ -159,6 +213,8 @@ fn agent_object(agent: &AgentStatus) -> Value {
             "cases": attempt.cases,
             "running": (!attempt.running.is_empty()).then_some(&attempt.running),
             "age_ms": attempt.age_ms,
+            "operation": (!attempt.operation.is_empty()).then_some(&attempt.operation),
+            "mnemonic": (!attempt.mnemonic.is_empty()).then_some(&attempt.mnemonic),
         })
     };
     let labels: serde_json::Map<String, Value> =
@@ -204,6 +260,16 @@ mod tests {
                     cases: 12,
                     running: "tests::volume".into(),
                     age_ms: 1500,
+                    ..RunningAttempt::default()
+                },
+                RunningAttempt {
+                    epoch: 11,
+                    target: "//shapes:volume".into(),
+                    stage: "running".into(),
+                    age_ms: 300,
+                    operation: "operations/0f".into(),
+                    mnemonic: "CppCompile".into(),
+                    ..RunningAttempt::default()
                 },
                 RunningAttempt {
                     run: 17,
@@ -228,6 +294,14 @@ mod tests {
             generation: 3,
             version: "0.1.0".into(),
             uptime_ms: 65_000,
+            queued_actions: 7,
+            running_actions: 1,
+            waiting_actions: vec![WaitingAction {
+                operation: "operations/10".into(),
+                mnemonic: "CppLink".into(),
+                target: "//shapes".into(),
+                age_ms: 20,
+            }],
         }
     }
 
@@ -235,14 +309,19 @@ mod tests {
     fn the_page_shows_agents_and_what_runs_where() {
         insta::assert_snapshot!(page(&status()), @r"
         coordinator 0.1.0, up for 1 min 05 s; 1 run open, 12 cases running, 40 waiting
+        remote execution: 1 action on agents, 7 waiting
 
         agent             state              slots  load  environments  bases                   labels
-        build-1           connected            1/4  1.53  sandbox host  debian-12@de8f3fcf327e  arch=x86_64
+        build-1           connected            2/4  1.53  sandbox host  debian-12@de8f3fcf327e  arch=x86_64
         build-2\u{1b}[2J  silent for 4.20 s    0/4  1.53  sandbox host  debian-12@de8f3fcf327e  arch=x86_64
 
         agent    run  target        stage    cases      age  case
         build-1   17  shapes (lib)  running     12   1.50 s  tests::volume
         build-1   17  shapes (lib)  waiting      0  0.000 s
+
+        agent    stage        age  action      for              operation
+        build-1  running  0.300 s  CppCompile  //shapes:volume  operations/0f
+                 queued   0.020 s  CppLink     //shapes         operations/10
         ");
     }
 
@@ -266,15 +345,30 @@ mod tests {
               "age_ms": 1500,
               "cases": 12,
               "epoch": 9,
+              "mnemonic": null,
+              "operation": null,
               "run_id": 17,
               "running": "tests::volume",
               "stage": "running",
               "target": "shapes (lib)"
             },
             {
+              "age_ms": 300,
+              "cases": 0,
+              "epoch": 11,
+              "mnemonic": "CppCompile",
+              "operation": "operations/0f",
+              "run_id": 0,
+              "running": null,
+              "stage": "running",
+              "target": "//shapes:volume"
+            },
+            {
               "age_ms": 0,
               "cases": 0,
               "epoch": 0,
+              "mnemonic": null,
+              "operation": null,
               "run_id": 17,
               "running": null,
               "stage": "waiting",

@@ -1,5 +1,6 @@
 //! What can be typed: one file per command.
 
+mod action_why;
 mod agent;
 mod cache;
 mod conformance;

@@ -5,8 +5,8 @@ use muster_proto::v1::{AttemptSummary, ListRunsRequest, RunSummary, ShowRunReque
 use serde_json::{Value, json};
 
 use super::fleet_access::{AskArguments, ask};
-use super::runs_why;
 use super::{Format, answer, answer_json};
+use super::{action_why, runs_why};
 use crate::client::{lookup_refusal, refusal};
 use crate::error::ExpectedError;
 use crate::paint::{ColorChoice, Paint};
@@ -27,8 +27,8 @@ pub(super) enum RunsCommand {
     },
     /// Show a run: counts, targets, and every case that did not simply pass, with its output
     Show(OneRun),
-    /// Show where a run's time went, and what would make it faster
-    Why(OneRun),
+    /// Show where a run's time went, or a remotely executed action's, and what would make it faster
+    Why(WhyArguments),
 }
 
 /// Which run.
@@ -52,11 +52,38 @@ impl OneRun {
     }
 }
 
+/// Which run or action.
+#[derive(Debug, Args)]
+pub(super) struct WhyArguments {
+    /// A run's number, or the name of an operation of the Remote Execution API as `muster fleet status` shows it; the newest run unless one is given
+    #[arg(value_name = "RUN|OPERATION")]
+    subject: Option<String>,
+    #[command(flatten)]
+    ask: AskArguments,
+}
+
+impl WhyArguments {
+    async fn run(self) -> Result<(), ExpectedError> {
+        let format = self.ask.format;
+        let run = match self.subject.as_deref().map(str::parse::<u64>) {
+            None => None,
+            Some(Ok(run)) => Some(run),
+            Some(Err(_)) => return action_why::run(self.subject.unwrap_or_default(), &self.ask).await,
+        };
+        let shown = OneRun { run, ask: self.ask }.look_up().await?;
+        match format {
+            Format::Human => answer(&runs_why::page(&shown)),
+            Format::Json => answer_json(&runs_why::object(&shown)),
+        }
+    }
+}
+
 impl RunsCommand {
     pub(super) fn format(&self) -> Format {
         match self {
             Self::List { ask, .. } => ask.format,
-            Self::Show(one) | Self::Why(one) => one.ask.format,
+            Self::Show(one) => one.ask.format,
+            Self::Why(why) => why.ask.format,
         }
     }
 
@@ -76,8 +103,7 @@ impl RunsCommand {
             }
             (Format::Human, Self::Show(one)) => answer(&show_page(&one.look_up().await?, paint)),
             (Format::Json, Self::Show(one)) => answer_json(&show_object(&one.look_up().await?)),
-            (Format::Human, Self::Why(one)) => answer(&runs_why::page(&one.look_up().await?)),
-            (Format::Json, Self::Why(one)) => answer_json(&runs_why::object(&one.look_up().await?)),
+            (_, Self::Why(why)) => why.run().await,
         }
     }
 }

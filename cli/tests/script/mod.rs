@@ -12,8 +12,8 @@ use muster_proto::v1::status_server::{Status as StatusService, StatusServer};
 use muster_proto::v1::{
     CacheStatsRequest, CacheStatsResponse, CancelRunRequest, CancelRunResponse, CaseFinished, FleetStatusRequest,
     FleetStatusResponse, ListRunsRequest, ListRunsResponse, RunEvent, RunFinished, RunPlanned, RunSpec, RunStarted,
-    RunSummary, ShowRunRequest, ShowRunResponse, SubmitRunRequest, SubmitRunResponse, TargetDiscovered,
-    WatchRunRequest,
+    RunSummary, ShowActionRequest, ShowActionResponse, ShowRunRequest, ShowRunResponse, SubmitRunRequest,
+    SubmitRunResponse, TargetDiscovered, WatchRunRequest,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -135,6 +135,10 @@ impl StatusService for Service {
 
     async fn cache_stats(&self, _: Request<CacheStatsRequest>) -> Result<Response<CacheStatsResponse>, Status> {
         Ok(Response::new(CacheStatsResponse::default()))
+    }
+
+    async fn show_action(&self, request: Request<ShowActionRequest>) -> Result<Response<ShowActionResponse>, Status> {
+        Err(Status::not_found(request.into_inner().operation))
     }
 }
 

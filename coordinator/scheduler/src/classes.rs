@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use muster_model::platform::{Offer, Requirements};
 use muster_model::{AgentId, Epoch, Instant, RunId};
 
+use crate::share::Share;
+
 /// The position of a set of requirements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClassIndex(pub(crate) u32);
@@ -24,8 +26,8 @@ pub(crate) struct Class {
     pub(crate) idle_slots: u32,
     /// Those of the agents that have room for an attempt, by load.
     pub(crate) available: BTreeSet<(u32, AgentId)>,
-    /// Runs with queued work, by attempts under way.
-    pub(crate) ready: BTreeSet<(u32, RunId)>,
+    /// Runs with queued work, by their share of the fleet.
+    pub(crate) ready: BTreeSet<(Share, RunId)>,
     /// Recalled attempts that have not answered.
     pub(crate) recalls: u32,
     /// Started attempts that may be copied, by the time from which they may.

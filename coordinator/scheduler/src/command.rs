@@ -3,9 +3,33 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use muster_model::attempt::Work;
+use muster_model::attempt::{Stage, Work};
 use muster_model::outcome::{CaseOutcome, FaultKind, RunOutcome};
-use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+use muster_model::{ActionId, AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+
+/// How an action ended for those who wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActionEnd {
+    /// Its program was run to an end, whichever: the report of the attempt says how.
+    Ran,
+    /// The fleet could not run it.
+    Fault(FaultKind),
+    /// It took agents down with it.
+    Poison,
+    /// Nobody waits for it any more.
+    Cancelled,
+}
+
+impl From<CaseOutcome> for ActionEnd {
+    fn from(outcome: CaseOutcome) -> Self {
+        match outcome {
+            CaseOutcome::Verdict(_) | CaseOutcome::Flaky | CaseOutcome::Interference => Self::Ran,
+            CaseOutcome::Fault(kind) => Self::Fault(kind),
+            CaseOutcome::Poison => Self::Poison,
+            CaseOutcome::Cancelled => Self::Cancelled,
+        }
+    }
+}
 
 use crate::tries::CaseTries;
 
@@ -138,6 +162,54 @@ pub enum Command {
         case: CaseIndex,
         /// Whether it needs a process of its own.
         needs_alone: bool,
+    },
+    /// Reserve in the ledger every epoch below this one, so that none of them is drawn again after a restart. Durable before an
+    /// `AssignAction` that follows it.
+    ReserveEpochs {
+        /// The first epoch that is not reserved.
+        below: Epoch,
+    },
+    /// Give an action to an agent: add it to the agent's desired state. Its lease is not recorded; its epoch is a reserved one.
+    AssignAction {
+        /// Who.
+        agent: AgentId,
+        /// The attempt.
+        epoch: Epoch,
+        /// The action.
+        action: ActionId,
+    },
+    /// Tell those who wait for an action how far it is.
+    ReportActionStage {
+        /// The action.
+        action: ActionId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Where.
+        agent: AgentId,
+        /// How far.
+        stage: Stage,
+    },
+    /// Note a fault that does not decide anything by itself.
+    ReportActionFault {
+        /// The action.
+        action: ActionId,
+        /// The attempt.
+        epoch: Epoch,
+        /// Where.
+        agent: AgentId,
+        /// Its class.
+        kind: FaultKind,
+    },
+    /// Answer everybody who waits for an action. Never said twice for one.
+    FinishAction {
+        /// The action.
+        action: ActionId,
+        /// How it ended.
+        end: ActionEnd,
+        /// The attempt that decided it, if one did; its report has the result.
+        epoch: Option<Epoch>,
+        /// How many attempts were made at it.
+        attempts: u32,
     },
     /// Close a run in the ledger and tell its watchers.
     FinishRun {

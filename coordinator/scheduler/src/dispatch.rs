@@ -13,6 +13,7 @@ use crate::classes::ClassIndex;
 use crate::leases::Lease;
 use crate::run::{Discovery, Urgency};
 use crate::shard::{self, ShardSize};
+use crate::share::Share;
 
 /// Agents, runs and targets that are looked at, each, when the first ones don't want each other.
 pub(crate) const SEARCH_WIDTH: usize = 16;
@@ -25,8 +26,8 @@ struct Choice {
     target: TargetIndex,
 }
 
-/// Lower goes first: idle slots before prefetch, then the run with the fewest attempts under way, then the most urgent work.
-type Rank = (bool, u32, Reverse<Urgency>);
+/// Lower goes first: idle slots before prefetch, then the run with the smallest share of the fleet, then the most urgent work.
+type Rank = (bool, Share, Reverse<Urgency>);
 
 impl Scheduler {
     /// Hands out work until there is none, or no room for it.
@@ -48,12 +49,12 @@ impl Scheduler {
     fn choose_in(&self, index: ClassIndex) -> Option<(Rank, Choice)> {
         let class = self.classes.get(index);
         for &(load, agent) in class.available.iter().take(SEARCH_WIDTH) {
-            for &(in_use, id) in class.ready.iter().take(SEARCH_WIDTH) {
+            for &(share, id) in class.ready.iter().take(SEARCH_WIDTH) {
                 let run = self.runs.get(&id)?;
                 let targets = &run.ready.get(&index)?.targets;
                 for &(urgency, target) in targets.iter().take(SEARCH_WIDTH) {
                     if !self.is_avoided(index, id, target, agent) {
-                        return Some(((load >= LOAD_FULL, in_use, urgency), Choice { agent, run: id, target }));
+                        return Some(((load >= LOAD_FULL, share, urgency), Choice { agent, run: id, target }));
                     }
                 }
             }
@@ -95,6 +96,9 @@ impl Scheduler {
         let class = target.class;
         let (work, expected) = if target.discovery == Discovery::Queued {
             (Work::Discover, Duration::ZERO)
+        } else if target.action.is_some() {
+            let expected = target.case(CaseIndex(0)).and_then(|case| case.expected());
+            (Work::Action, expected.unwrap_or_default())
         } else {
             self.cut_shard(id, index, class)
         };

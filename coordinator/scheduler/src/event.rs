@@ -7,7 +7,7 @@ use muster_model::attempt::{AttemptStatus, Interruption, Work};
 use muster_model::outcome::{CaseOutcome, FaultKind, Verdict};
 use muster_model::platform::{Offer, Requirements};
 use muster_model::spec::Isolation;
-use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+use muster_model::{ActionId, AgentId, CaseIndex, Epoch, InvocationId, RunId, TargetIndex};
 
 use crate::tries::CaseTries;
 
@@ -70,6 +70,20 @@ pub enum Event {
         /// Which.
         run: RunId,
     },
+    /// An action is to be run: its inputs are there, and nobody knows its result.
+    ActionSubmitted {
+        /// Which; never used before.
+        action: ActionId,
+        /// With whose other actions it shares its place in the queue.
+        invocation: InvocationId,
+        /// How it is to be run.
+        seed: ActionSeed,
+    },
+    /// Nobody waits for an action any more.
+    ActionCancelled {
+        /// Which.
+        action: ActionId,
+    },
     /// After a restart: a lease that the ledger holds open. Given after the run's `RunSubmitted` and `CasesDiscovered`; the agent has one
     /// lease time to come back with it. Who gives it counts it to the agent's desired state, as after an `Assign`; a lease that is of no use
     /// any more is answered with [`crate::Command::Withdraw`].
@@ -125,6 +139,17 @@ pub struct CaseSeed {
     pub tries: CaseTries,
 }
 
+/// An action as it is submitted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActionSeed {
+    /// What an agent must offer.
+    pub requirements: Requirements,
+    /// Lower goes first among the actions of one invocation, and between invocations a hundred steps are a factor of two.
+    pub priority: i32,
+    /// From history; none is *unknown* and sorts as longest.
+    pub expected: Option<Duration>,
+}
+
 /// How an attempt ended, without its words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {
@@ -140,6 +165,11 @@ pub enum AttemptEnd {
         interruption: Option<(Interruption, Option<CaseIndex>)>,
         /// Processes were left behind, and with several cases in the process nobody knows by which.
         leaked_in_company: bool,
+    },
+    /// An action's program was run to an end, whichever.
+    ActionRan {
+        /// How long it ran.
+        duration: Duration,
     },
     /// The fleet's fault.
     Fault(FaultKind),

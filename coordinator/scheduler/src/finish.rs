@@ -36,6 +36,11 @@ impl Scheduler {
                     self.remember_all(&closed);
                 }
             }
+            (Work::Action, AttemptEnd::ActionRan { duration }) => {
+                let (case, verdict) = (CaseIndex(0), Verdict::Passed);
+                let end = CaseEnd { case, verdict, duration, never_retry: false, leaked: false };
+                self.take_reports(&closed, &[end], None);
+            }
             (_, AttemptEnd::Fault(kind)) => self.take_fault(&closed, kind),
             _ => self.take_fault(&closed, FaultKind::Protocol),
         }

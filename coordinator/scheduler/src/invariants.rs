@@ -1,6 +1,7 @@
 //! What is true after every event. Numbers are those of the protocol's invariants; those not here need a ledger or a history to be checked.
 
 use alloc::collections::BTreeMap;
+use core::cmp::Reverse;
 
 use muster_model::attempt::Work;
 use muster_model::{AgentId, CaseIndex, RunId, TargetIndex};
@@ -9,8 +10,9 @@ use crate::Scheduler;
 use crate::agents::AgentState;
 use crate::case::CaseState;
 use crate::leases::Recall;
-use crate::run::{Discovery, Run, Target};
+use crate::run::{Discovery, Purpose, Run, Target};
 use crate::shard::Load;
+use crate::share::Share;
 
 /// The agents that hold each case.
 type Holders = BTreeMap<(RunId, TargetIndex, CaseIndex), alloc::vec::Vec<AgentId>>;
@@ -31,8 +33,28 @@ impl Scheduler {
         for (&id, run) in &self.runs {
             self.assert_run(id, run, &holders);
         }
+        self.assert_actions();
         self.assert_agents();
         self.assert_classes();
+    }
+
+    fn assert_actions(&self) {
+        let mut count = 0;
+        for (&id, run) in &self.runs {
+            for (&index, target) in &run.targets {
+                assert_eq!(target.action.is_some(), run.purpose != Purpose::Tests, "only invocations have actions");
+                let Some(note) = &target.action else { continue };
+                count += 1;
+                assert_eq!(self.actions.get(&note.id), Some(&(id, index)), "action {} is found", note.id);
+                assert!(
+                    note.leases.iter().all(|epoch| run.leases.contains(epoch)),
+                    "action {} has open leases",
+                    note.id
+                );
+                assert_eq!(target.cases.len(), 1, "action {} is one case", note.id);
+            }
+        }
+        assert_eq!(self.actions.len(), count, "every action is in an invocation");
     }
 
     fn assert_leases(&self) -> Holders {
@@ -44,6 +66,12 @@ impl Scheduler {
             let agent = self.agents.get(&lease.agent).expect("a lease belongs to a known agent");
             assert!(agent.leases.contains(&epoch), "agent {} knows its lease {epoch}", lease.agent);
             let target = run.target(lease.target).expect("a lease belongs to a target of its run");
+            let note = target.action.as_ref();
+            assert_eq!(note.is_some(), lease.work == Work::Action, "lease {epoch} is of its target's kind");
+            if let Some(note) = note {
+                assert!(note.leases.contains(&epoch), "action {} knows its lease {epoch}", note.id);
+                assert!(epoch.0 < self.reserved_below, "the epoch of lease {epoch} is reserved");
+            }
             if lease.work == Work::Discover {
                 assert_eq!(target.discovery, Discovery::Leased(epoch), "a discovery is in one lease");
                 continue;
@@ -69,7 +97,7 @@ impl Scheduler {
         assert!(!run.is_over(), "run {id} is over and was not finished");
         let (mut planned, mut undecided, mut undiscovered) = (0, 0, 0);
         let mut loads: BTreeMap<_, Load> = BTreeMap::new();
-        for (index, target) in (0..).map(TargetIndex).zip(&run.targets) {
+        for (&index, target) in &run.targets {
             planned += target.cases.len() as u32;
             undiscovered += u32::from(!matches!(target.discovery, Discovery::Done | Discovery::Failed));
             for (position, case) in (0..).map(CaseIndex).zip(&target.cases) {
@@ -103,7 +131,13 @@ impl Scheduler {
         assert_eq!(run.reported, planned - undecided, "I1, I3: every decided case of run {id} was published once");
         for (class, ready) in &run.ready {
             assert_eq!(ready.load, loads.get(class).copied().unwrap_or_default(), "run {id} counts its queue");
-            let is_listed = self.classes.get(*class).ready.contains(&(run.in_use(), id));
+            let next = ready.targets.first().map(|&(Reverse((Reverse(priority), _)), _)| priority);
+            assert_eq!(
+                ready.listed,
+                next.map(|priority| Share::new(run.in_use(), priority)),
+                "run {id} knows its share"
+            );
+            let is_listed = ready.listed.is_some_and(|share| self.classes.get(*class).ready.contains(&(share, id)));
             assert_eq!(is_listed, !ready.targets.is_empty(), "run {id} is among the ready ones if it is");
         }
     }
@@ -126,7 +160,8 @@ impl Scheduler {
 
     fn assert_classes(&self) {
         for (index, class) in self.classes.iter() {
-            let users = self.runs.values().flat_map(|run| &run.targets).filter(|target| target.class == index).count();
+            let users =
+                self.runs.values().flat_map(|run| run.targets.values()).filter(|target| target.class == index).count();
             assert_eq!(class.users as usize, users, "a class counts its users");
             let recalls = self.leases.values().filter(|lease| lease.class == index && lease.recall == Recall::Asked);
             assert_eq!(class.recalls as usize, recalls.count(), "a class counts its recalls");

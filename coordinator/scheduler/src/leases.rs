@@ -57,7 +57,6 @@ impl Lease {
         work: Work,
         now: Instant,
     ) -> Self {
-        let undecided = if let Work::Cases { cases, .. } = &work { cases.len() as u32 } else { 0 };
         Self {
             agent,
             run,
@@ -72,7 +71,7 @@ impl Lease {
             running: None,
             recall: Recall::No,
             expected: Duration::ZERO,
-            undecided,
+            undecided: 0,
             copy_of: None,
             straggles_at: None,
         }
@@ -82,13 +81,15 @@ impl Lease {
         match &self.work {
             Work::Discover => &[],
             Work::Cases { cases, .. } => cases,
+            // The one case of the target that stands for it.
+            Work::Action => &[CaseIndex(0)],
         }
     }
 
     /// Whether no two of its cases share a process.
     pub(crate) fn is_alone(&self) -> bool {
         match &self.work {
-            Work::Discover => true,
+            Work::Discover | Work::Action => true,
             Work::Cases { cases, alone } => *alone || cases.len() == 1,
         }
     }

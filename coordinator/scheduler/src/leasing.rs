@@ -7,17 +7,26 @@ use muster_model::attempt::Work;
 use muster_model::{CaseIndex, Epoch, RunId, TargetIndex};
 
 use crate::case::CaseState;
+use crate::classes::ClassIndex;
 use crate::leases::{Closed, Lease, Recall};
 use crate::run::Discovery;
+use crate::share::Share;
 use crate::{Command, Scheduler};
 
 impl Scheduler {
-    /// Leases work to an agent: recorded, then assigned.
+    /// Leases work to an agent: recorded, then assigned. An action's lease is not recorded, its epoch is reserved.
     pub(crate) fn lease(&mut self, lease: Lease) {
-        let epoch = self.draw_epoch();
         let Lease { agent, run, target, .. } = lease;
+        if lease.work == Work::Action {
+            self.reserve_epochs();
+        }
+        let epoch = self.draw_epoch();
         let work = lease.work.clone();
         self.insert_lease(epoch, lease);
+        if let Some(action) = self.action_of(run, target) {
+            self.push(Command::AssignAction { agent, epoch, action });
+            return;
+        }
         let record = Command::RecordLease { epoch, agent, run, target, work };
         let assign = Command::Assign { agent, epoch };
         #[cfg(feature = "planted-bugs")]
@@ -56,6 +65,7 @@ impl Scheduler {
         if lease.work == Work::Discover {
             self.with_target(run, target, |target| target.discovery = Discovery::Leased(epoch));
         }
+        self.with_action(run, target, |action| action.leases.push(epoch));
         self.leases.insert(epoch, lease);
         self.change_run_leases(run, |leases| {
             leases.insert(epoch);
@@ -121,6 +131,7 @@ impl Scheduler {
         self.change_run_leases(lease.run, |leases| {
             leases.remove(&epoch);
         });
+        self.with_action(lease.run, lease.target, |action| action.leases.retain(|&held| held != epoch));
         let (mut loose, mut shared) = (Vec::new(), Vec::new());
         self.with_target(lease.run, lease.target, |target| {
             if target.discovery == Discovery::Leased(epoch) {
@@ -195,44 +206,49 @@ impl Scheduler {
     /// Brings a target's place among its run's ready targets, and the run's among its class's, up to date.
     pub(crate) fn refresh_target(&mut self, id: RunId, index: TargetIndex) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let in_use = run.in_use();
-        let target = run.target_mut(index);
+        let Some(target) = run.targets.get_mut(&index) else { return };
         let (old, new, class) = (target.urgency, target.find_urgency(), target.class);
         if old == new {
             return;
         }
         target.urgency = new;
         let ready = run.ready.entry(class).or_default();
-        let was_ready = !ready.targets.is_empty();
         if let Some(old) = old {
             ready.targets.remove(&(Reverse(old), index));
         }
         if let Some(new) = new {
             ready.targets.insert((Reverse(new), index));
         }
-        let is_ready = !ready.targets.is_empty();
-        if was_ready != is_ready {
-            let runs = &mut self.classes.get_mut(class).ready;
-            if is_ready {
-                runs.insert((in_use, id))
-            } else {
-                runs.remove(&(in_use, id))
-            };
-            self.classes.refresh(class);
+        self.relist_run(id, class);
+    }
+
+    /// Brings a run's place among its class's ready runs up to date.
+    fn relist_run(&mut self, id: RunId, class: ClassIndex) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let in_use = run.in_use();
+        let Some(ready) = run.ready.get_mut(&class) else { return };
+        let next = ready.targets.first().map(|&(Reverse((Reverse(priority), _)), _)| priority);
+        let listed = next.map(|priority| Share::new(in_use, priority));
+        if listed == ready.listed {
+            return;
         }
+        let old = core::mem::replace(&mut ready.listed, listed);
+        let runs = &mut self.classes.get_mut(class).ready;
+        if let Some(old) = old {
+            runs.remove(&(old, id));
+        }
+        if let Some(new) = listed {
+            runs.insert((new, id));
+        }
+        self.classes.refresh(class);
     }
 
     fn change_run_leases(&mut self, id: RunId, change: impl FnOnce(&mut alloc::collections::BTreeSet<Epoch>)) {
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let before = run.in_use();
         change(&mut run.leases);
-        let after = run.in_use();
-        for (&class, ready) in &run.ready {
-            if !ready.targets.is_empty() {
-                let runs = &mut self.classes.get_mut(class).ready;
-                runs.remove(&(before, id));
-                runs.insert((after, id));
-            }
+        let classes: Vec<ClassIndex> = run.ready.keys().copied().collect();
+        for class in classes {
+            self.relist_run(id, class);
         }
     }
 
@@ -242,7 +258,7 @@ impl Scheduler {
         target: TargetIndex,
         change: impl FnOnce(&mut crate::run::Target) -> T,
     ) -> Option<T> {
-        let target = self.runs.get_mut(&run)?.targets.get_mut(target.0 as usize)?;
+        let target = self.runs.get_mut(&run)?.targets.get_mut(&target)?;
         Some(change(target))
     }
 }

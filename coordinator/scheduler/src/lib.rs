@@ -27,6 +27,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod accounting;
+mod action;
 mod agents;
 mod case;
 mod classes;
@@ -47,6 +48,7 @@ mod queue;
 mod report;
 mod run;
 mod shard;
+mod share;
 mod speculation;
 mod submit;
 mod timeout;
@@ -58,14 +60,14 @@ mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use muster_model::{AgentId, Epoch, Instant, RunId};
+use muster_model::{ActionId, AgentId, Epoch, Instant, RunId, TargetIndex};
 
 use agents::Agent;
 pub use agents::AgentState;
 use classes::{ClassIndex, Classes};
-pub use command::Command;
+pub use command::{ActionEnd, Command};
 pub use config::Config;
-pub use event::{AttemptEnd, CaseEnd, CaseSeed, Event, SchedulingPolicy, TargetSeed};
+pub use event::{ActionSeed, AttemptEnd, CaseEnd, CaseSeed, Event, SchedulingPolicy, TargetSeed};
 use leases::Lease;
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;
@@ -80,6 +82,8 @@ pub struct Scheduler {
     config: Config,
     now: Instant,
     next_epoch: u64,
+    /// Epochs below this one are reserved in the ledger.
+    reserved_below: u64,
     commands: VecDeque<Command>,
     agents: BTreeMap<AgentId, Agent>,
     /// When each agent that is not silent counts as lost.
@@ -87,6 +91,8 @@ pub struct Scheduler {
     hold: Hold,
     classes: Classes,
     runs: BTreeMap<RunId, Run>,
+    /// Where each open action is.
+    actions: BTreeMap<ActionId, (RunId, TargetIndex)>,
     leases: BTreeMap<Epoch, Lease>,
     /// Agents that hold more attempts than they have slots, by the classes of those that wait.
     surplus: BTreeSet<(ClassIndex, AgentId)>,
@@ -104,12 +110,14 @@ impl Scheduler {
             config,
             now: Instant::default(),
             next_epoch: first_epoch.0,
+            reserved_below: 0,
             commands: VecDeque::new(),
             agents: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             hold: Hold::default(),
             classes: Classes::default(),
             runs: BTreeMap::new(),
+            actions: BTreeMap::new(),
             leases: BTreeMap::new(),
             surplus: BTreeSet::new(),
             avoidance_ends: BTreeSet::new(),
@@ -131,6 +139,8 @@ impl Scheduler {
             Event::CasesDiscovered { run, target, cases } => self.take_cases(run, target, &cases),
             Event::AttemptFinished { agent, epoch, end } => self.finish_attempt(agent, epoch, end),
             Event::RunCancelled { run } => self.cancel_run(run),
+            Event::ActionSubmitted { action, invocation, seed } => self.open_action(action, invocation, &seed),
+            Event::ActionCancelled { action } => self.cancel_action(action),
             Event::LeaseRestored { epoch, agent, run, target, work } => {
                 self.restore_lease(epoch, agent, run, target, work)
             }

@@ -80,6 +80,10 @@ impl Scheduler {
     /// Tells watchers of a fault and the cases it left without a verdict.
     pub(crate) fn report_fault(&mut self, closed: &Closed, kind: FaultKind) {
         let Lease { agent, run, target, .. } = closed.lease;
+        if let Some(action) = self.action_of(run, target) {
+            self.push(Command::ReportActionFault { action, epoch: closed.epoch, agent, kind });
+            return;
+        }
         let mut cases: Vec<CaseIndex> = closed.loose.iter().chain(&closed.shared).copied().collect();
         cases.sort_unstable();
         self.push(Command::ReportFault { run, target, epoch: closed.epoch, agent, kind, cases });

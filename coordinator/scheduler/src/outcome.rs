@@ -7,7 +7,7 @@ use muster_model::{CaseIndex, Epoch, RunId, TargetIndex};
 
 use crate::case::CaseState;
 use crate::leases::Closed;
-use crate::run::{Discovery, Stop};
+use crate::run::{Discovery, Purpose, Stop};
 use crate::{Command, Scheduler};
 
 impl Scheduler {
@@ -34,10 +34,14 @@ impl Scheduler {
         let entry = target.case_mut(case);
         entry.state = CaseState::Decided;
         let attempts = entry.attempts.into();
-        self.push(Command::DecideCase { run, target: index, case, outcome, epoch, company, attempts });
+        self.push(match self.action_of(run, index) {
+            Some(action) => Command::FinishAction { action, end: outcome.into(), epoch, attempts },
+            None => Command::DecideCase { run, target: index, case, outcome, epoch, company, attempts },
+        });
         for other in twins.into_iter().flatten().filter(|&other| Some(other) != epoch) {
             self.release_loser(other, case);
         }
+        self.remove_action(run, index);
     }
 
     /// Takes a decided case off the lease of its slower copy, and withdraws that when nothing is left of it.
@@ -72,10 +76,11 @@ impl Scheduler {
     /// Tells that a case needs, or no longer needs, a process of its own; says nothing twice.
     pub(crate) fn remember(&mut self, run: RunId, target: TargetIndex, case: CaseIndex, needs_alone: bool) {
         let is_news = self.with_target(run, target, |target| {
+            let is_action = target.action.is_some();
             let case = target.case_mut(case);
             let is_news = case.is_remembered() != needs_alone;
             case.set_remembered(needs_alone);
-            is_news
+            is_news && !is_action
         });
         if is_news == Some(true) {
             self.push(Command::RememberIsolation { run, target, case, needs_alone });
@@ -139,7 +144,7 @@ impl Scheduler {
 
     /// Plans, stops and finishes a run, whatever is due. To be called at the end of whatever may have changed one of these.
     pub(crate) fn settle_run(&mut self, id: RunId) {
-        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(run) = self.runs.get_mut(&id).filter(|run| run.purpose == Purpose::Tests) else { return };
         if run.undiscovered == 0 && !run.is_planned {
             run.is_planned = true;
             let planned = run.planned;
@@ -164,8 +169,8 @@ impl Scheduler {
                 self.push(Command::Withdraw { agent: closed.lease.agent, epoch });
             }
         }
-        let targets = self.runs[&id].targets.len() as u32;
-        for index in (0..targets).map(TargetIndex) {
+        let targets: Vec<TargetIndex> = self.runs[&id].targets.keys().copied().collect();
+        for index in targets {
             let Some(run) = self.runs.get_mut(&id) else { return };
             let target = run.target_mut(index);
             if !matches!(target.discovery, Discovery::Done | Discovery::Failed) {
@@ -183,17 +188,17 @@ impl Scheduler {
     fn finish_run(&mut self, id: RunId) {
         let Some(run) = self.runs.get(&id) else { return };
         let leftover: Vec<Epoch> = run.leases.iter().copied().collect();
+        let targets: Vec<TargetIndex> = run.targets.keys().copied().collect();
         for epoch in leftover {
             self.withdraw(epoch);
         }
-        let targets = self.runs.get(&id).map_or(0, |run| run.targets.len() as u32);
-        for index in (0..targets).map(TargetIndex) {
+        for index in targets {
             self.refresh_target(id, index);
         }
         let Some(run) = self.runs.remove(&id) else { return };
         let (outcome, planned, reported) = (run.outcome(), run.planned, run.reported);
         self.push(Command::FinishRun { run: id, outcome, planned, reported, undiscovered: run.failed_targets });
-        for target in &run.targets {
+        for target in run.targets.values() {
             if self.classes.release(target.class) {
                 self.unmatch_class(target.class);
             }

@@ -67,14 +67,21 @@ impl Scheduler {
         };
         lease.is_listed = true;
         lease.seen = now;
+        let was = lease.stage;
         lease.stage = lease.stage.max(status.stage);
+        let stage = lease.stage;
         let is_new_case = status.stage == Stage::Running && status.running.is_some() && status.running != lease.running;
         if is_new_case {
             lease.running = status.running;
         }
         let (run, target, case) = (lease.run, lease.target, lease.running_case().filter(|_| is_new_case));
-        if lease.stage > Stage::Waiting {
+        if stage > Stage::Waiting {
             self.note_start(epoch);
+        }
+        if let Some(action) = self.action_of(run, target)
+            && stage > was
+        {
+            self.push(Command::ReportActionStage { action, epoch, agent: id, stage });
         }
         if let Some(case) = case {
             self.push(Command::ReportCaseStarted { run, target, case, agent: id });

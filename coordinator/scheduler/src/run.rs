@@ -6,19 +6,21 @@ use core::cmp::Reverse;
 use core::time::Duration;
 
 use muster_model::outcome::{CaseOutcome, RunOutcome};
-use muster_model::{AgentId, CaseIndex, Epoch, Instant, TargetIndex};
+use muster_model::{ActionId, AgentId, CaseIndex, Epoch, Instant, TargetIndex};
 
 use crate::case::Case;
 use crate::classes::ClassIndex;
 use crate::event::SchedulingPolicy;
 use crate::queue::Queue;
 use crate::shard::{Load, Mean};
+use crate::share::Share;
 
-/// How soon a target's first piece of work is due: discovery before cases, then by the case's priority.
-pub(crate) type Urgency = u64;
+/// How soon a target's first piece of work is due: lower numbers of an action's priority first, then discovery before cases, then by the
+/// case's priority.
+pub(crate) type Urgency = (Reverse<i32>, u64);
 
 /// Urgency of a discovery; above that of any case.
-pub(crate) const DISCOVERY: Urgency = 1 << 32;
+const DISCOVERY: u64 = 1 << 32;
 
 /// How far the listing of a target's cases is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +37,21 @@ pub(crate) enum Discovery {
     Failed,
 }
 
+/// What is known of a target that stands for an action: it has one case, which is discovered from the start and always runs alone.
+#[derive(Debug)]
+pub(crate) struct ActionNote {
+    pub(crate) id: ActionId,
+    /// As the client gave it: lower goes first.
+    pub(crate) priority: i32,
+    /// The leases on it: at most one and its copy.
+    pub(crate) leases: Vec<Epoch>,
+}
+
 /// A target.
 #[derive(Debug)]
 pub(crate) struct Target {
+    /// For a target that stands for an action.
+    pub(crate) action: Option<ActionNote>,
     pub(crate) class: ClassIndex,
     /// How often a case that failed alone is tried again.
     pub(crate) retries: u32,
@@ -66,6 +80,7 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn new(class: ClassIndex, needs_discovery: bool, retries: u32) -> Self {
         Self {
+            action: None,
             class,
             retries,
             discovery: if needs_discovery { Discovery::Queued } else { Discovery::Awaited },
@@ -96,9 +111,10 @@ impl Target {
     }
 
     pub(crate) fn find_urgency(&mut self) -> Option<Urgency> {
+        let priority = Reverse(self.action.as_ref().map_or(0, |action| action.priority));
         match self.discovery {
-            Discovery::Queued => Some(DISCOVERY),
-            Discovery::Done => self.head().map(|(_, priority, _)| priority.into()),
+            Discovery::Queued => Some((priority, DISCOVERY)),
+            Discovery::Done => self.head().map(|(_, case, _)| (priority, case.into())),
             Discovery::Leased(_) | Discovery::Awaited | Discovery::Failed => None,
         }
     }
@@ -117,6 +133,20 @@ impl Target {
 pub(crate) struct Ready {
     pub(crate) targets: BTreeSet<(Reverse<Urgency>, TargetIndex)>,
     pub(crate) load: Load,
+    /// Its key among the class's ready runs.
+    pub(crate) listed: Option<Share>,
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A run of tests, with targets that are known from the start. It has an outcome.
+    Tests,
+    /// The actions of one invocation: each is a target of its own, which comes and goes. Without any it goes too, and nobody is told.
+    Actions {
+        /// The index of the next one.
+        next: u32,
+    },
 }
 
 /// How a run is going to end early.
@@ -131,9 +161,10 @@ pub(crate) enum Stop {
 /// An open run.
 #[derive(Debug)]
 pub(crate) struct Run {
+    pub(crate) purpose: Purpose,
     pub(crate) policy: SchedulingPolicy,
     pub(crate) submitted: Instant,
-    pub(crate) targets: Vec<Target>,
+    pub(crate) targets: BTreeMap<TargetIndex, Target>,
     /// Targets whose cases are not known yet.
     pub(crate) undiscovered: u32,
     pub(crate) failed_targets: Vec<TargetIndex>,
@@ -155,12 +186,35 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// An open run without targets.
+    pub(crate) fn new(purpose: Purpose, policy: SchedulingPolicy, submitted: Instant) -> Self {
+        Self {
+            purpose,
+            policy,
+            submitted,
+            targets: BTreeMap::new(),
+            undiscovered: 0,
+            failed_targets: Vec::new(),
+            is_planned: false,
+            planned: 0,
+            to_execute: Load::default(),
+            undecided: 0,
+            reported: 0,
+            leases: BTreeSet::new(),
+            ready: BTreeMap::new(),
+            mean: Mean::default(),
+            has_failure: false,
+            has_fault: false,
+            stop: None,
+        }
+    }
+
     pub(crate) fn target(&self, target: TargetIndex) -> Option<&Target> {
-        self.targets.get(target.0 as usize)
+        self.targets.get(&target)
     }
 
     pub(crate) fn target_mut(&mut self, target: TargetIndex) -> &mut Target {
-        &mut self.targets[target.0 as usize]
+        self.targets.get_mut(&target).expect("a target lives as long as anything of it is open")
     }
 
     /// Attempts under way.

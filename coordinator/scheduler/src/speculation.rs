@@ -104,7 +104,13 @@ impl Scheduler {
             lease.recall = Recall::TooLate;
             class.recalls -= 1;
         }
-        if lease.copy_of.is_none() && lease.work != Work::Discover {
+        let is_copyable = match lease.work {
+            Work::Discover => false,
+            Work::Cases { .. } => true,
+            // Nobody knows whether an action that runs for the first time is late.
+            Work::Action => !lease.expected.is_zero(),
+        };
+        if lease.copy_of.is_none() && is_copyable {
             let at = now + age_min(&config, lease.expected);
             lease.straggles_at = Some(at);
             class.stragglers.insert((at, epoch));
@@ -129,8 +135,10 @@ impl Scheduler {
         for part in cases.chunks(per_copy) {
             let Some(agent) = self.find_idle_other(index, epoch) else { break };
             let original = &self.leases[&epoch];
-            let alone = matches!(&original.work, Work::Cases { alone: true, .. });
-            let work = Work::Cases { cases: part.to_vec(), alone };
+            let work = match &original.work {
+                Work::Cases { alone, .. } => Work::Cases { cases: part.to_vec(), alone: *alone },
+                whole @ (Work::Discover | Work::Action) => whole.clone(),
+            };
             let mut copy = Lease::new(agent, original.run, original.target, index, work, self.now);
             copy.expected = original.expected.saturating_mul(part.len() as u32) / original.cases().len().max(1) as u32;
             copy.copy_of = Some(epoch);

@@ -3,15 +3,17 @@
 use alloc::vec::Vec;
 
 use muster_model::attempt::Work;
+use muster_model::platform::Requirements;
 use muster_model::spec::Isolation;
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
 use crate::agents::{Agent, AgentState};
 use crate::case::{Case, CaseState};
+use crate::classes::ClassIndex;
 use crate::event::{CaseSeed, SchedulingPolicy, TargetSeed};
 use crate::leases::Lease;
 use crate::queue::Queue;
-use crate::run::{Discovery, Run, Target};
+use crate::run::{Discovery, Purpose, Run, Target};
 use crate::{Command, Scheduler};
 
 impl Scheduler {
@@ -19,37 +21,26 @@ impl Scheduler {
         if self.runs.contains_key(&id) {
             return;
         }
-        let mut targets = Vec::with_capacity(seeds.len());
-        for seed in seeds {
-            let (class, is_new) = self.classes.acquire(&seed.requirements, self.now);
-            if is_new {
-                self.match_class(class);
-            }
-            targets.push(Target::new(class, seed.needs_discovery, seed.retries.unwrap_or(policy.retries)));
+        let mut run = Run::new(Purpose::Tests, policy, self.now);
+        run.undiscovered = seeds.len() as u32;
+        for (index, seed) in (0..).map(TargetIndex).zip(seeds) {
+            let class = self.acquire_class(&seed.requirements);
+            run.targets.insert(index, Target::new(class, seed.needs_discovery, seed.retries.unwrap_or(policy.retries)));
         }
-        let run = Run {
-            policy,
-            submitted: self.now,
-            undiscovered: targets.len() as u32,
-            targets,
-            failed_targets: Vec::new(),
-            is_planned: false,
-            planned: 0,
-            to_execute: Default::default(),
-            undecided: 0,
-            reported: 0,
-            leases: Default::default(),
-            ready: Default::default(),
-            mean: Default::default(),
-            has_failure: false,
-            has_fault: false,
-            stop: None,
-        };
         self.runs.insert(id, run);
         for index in 0..seeds.len() as u32 {
             self.refresh_target(id, TargetIndex(index));
         }
         self.settle_run(id);
+    }
+
+    /// The class of a set of requirements, with one more user.
+    pub(crate) fn acquire_class(&mut self, requirements: &Requirements) -> ClassIndex {
+        let (class, is_new) = self.classes.acquire(requirements, self.now);
+        if is_new {
+            self.match_class(class);
+        }
+        class
     }
 
     pub(crate) fn take_cases(&mut self, id: RunId, index: TargetIndex, seeds: &[CaseSeed]) {

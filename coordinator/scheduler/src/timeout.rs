@@ -77,8 +77,9 @@ impl Scheduler {
     }
 
     fn give_up(&mut self, class: ClassIndex, id: RunId) {
-        let targets = self.runs.get(&id).map_or(0, |run| run.targets.len() as u32);
-        for index in (0..targets).map(TargetIndex) {
+        let targets: Vec<TargetIndex> =
+            self.runs.get(&id).map(|run| run.targets.keys().copied().collect()).unwrap_or_default();
+        for index in targets {
             let Some(target) =
                 self.runs.get(&id).and_then(|run| run.target(index)).filter(|target| target.class == class)
             else {

@@ -30,8 +30,11 @@ pub struct CaseTries {
 }
 
 impl Scheduler {
-    /// Tells what is charged to a case that is tried again.
+    /// Tells what is charged to a case that is tried again. An action does not outlive the coordinator, and so its tries need not either.
     pub(crate) fn record_tries(&mut self, run: RunId, target: TargetIndex, case: CaseIndex) {
+        if self.action_of(run, target).is_some() {
+            return;
+        }
         let Some(tries) = self.with_target(run, target, |target| {
             let failed_in_company = target.company_failures.get(&case).copied();
             target.case_mut(case).tries(failed_in_company)

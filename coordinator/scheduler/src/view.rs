@@ -3,12 +3,12 @@
 use core::time::Duration;
 
 use muster_model::attempt::{Stage, Work};
-use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+use muster_model::{ActionId, AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
 use crate::Scheduler;
 use crate::agents::AgentState;
 use crate::leases::Recall;
-use crate::run::Discovery;
+use crate::run::{Discovery, Purpose};
 
 /// A read-only look at a [`Scheduler`], for `muster fleet status` and the like.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +56,8 @@ pub struct AttemptView {
     pub recalled: bool,
     /// It is the second copy of a straggler's cases.
     pub is_copy: bool,
+    /// The action that it is an attempt at; `run` and `target` say nothing then.
+    pub action: Option<ActionId>,
 }
 
 /// What waits.
@@ -65,6 +67,8 @@ pub struct QueueView {
     pub cases: u64,
     /// Discoveries that wait for an agent.
     pub discoveries: u32,
+    /// Actions that wait for an agent.
+    pub actions: u32,
     /// Attempts under way.
     pub attempts: u32,
     /// Cases of those that no agent connected at the moment can run.
@@ -130,6 +134,15 @@ impl<'a> View<'a> {
             age: self.scheduler.now.since(lease.leased),
             recalled: lease.recall == Recall::Asked,
             is_copy: lease.copy_of.is_some(),
+            action: self.scheduler.action_of(lease.run, lease.target),
+        })
+    }
+
+    /// Every open action, and how many attempts at it are under way.
+    pub fn actions(self) -> impl Iterator<Item = (ActionId, usize)> + 'a {
+        self.scheduler.actions.iter().filter_map(move |(&action, &(run, target))| {
+            let target = self.scheduler.runs.get(&run)?.target(target)?;
+            Some((action, target.action.as_ref()?.leases.len()))
         })
     }
 
@@ -142,7 +155,11 @@ impl<'a> View<'a> {
     pub fn queue(self) -> QueueView {
         let mut queue = QueueView { attempts: self.scheduler.leases.len() as u32, ..QueueView::default() };
         for run in self.scheduler.runs.values() {
-            let waiting = run.targets.iter().filter(|target| target.discovery == Discovery::Queued);
+            if run.purpose != Purpose::Tests {
+                queue.actions += run.ready.values().map(|ready| ready.load.cases).sum::<u32>();
+                continue;
+            }
+            let waiting = run.targets.values().filter(|target| target.discovery == Discovery::Queued);
             queue.discoveries += waiting.count() as u32;
             for (&class, ready) in &run.ready {
                 queue.cases += u64::from(ready.load.cases);
@@ -154,10 +171,11 @@ impl<'a> View<'a> {
         queue
     }
 
-    /// Every open run.
+    /// Every open run of tests.
     pub fn runs(self) -> impl Iterator<Item = RunView> + 'a {
         let unknown = self.scheduler.config.unknown_case_time;
-        self.scheduler.runs.iter().map(move |(&id, run)| RunView {
+        let runs = self.scheduler.runs.iter().filter(|(_, run)| run.purpose == Purpose::Tests);
+        runs.map(move |(&id, run)| RunView {
             run: id,
             targets: run.targets.len() as u32,
             undiscovered: run.undiscovered,

@@ -17,7 +17,7 @@ const LIBRARY_MIN: i32 = 3_051_003;
 
 /// The counter of starts.
 const GENERATION: &str = "generation";
-/// The counter that keeps the highest epoch ever recorded, also of runs that are forgotten.
+/// The counter that keeps the highest epoch ever recorded or reserved, also of runs that are forgotten.
 pub(super) const EPOCH_HIGHEST: &str = "epoch_highest";
 
 /// An open ledger before its threads run.

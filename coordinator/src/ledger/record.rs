@@ -44,6 +44,8 @@ pub(crate) enum Record {
     Finish(Box<FinishRecord>, oneshot::Sender<v1::RunEvent>),
     /// Counters of the cache, by name.
     Counters(Vec<(String, u64)>),
+    /// Epochs below this one are drawn without a record of their own.
+    EpochsReserved(Epoch),
 }
 
 /// A run as it is accepted.
@@ -181,6 +183,7 @@ impl Record {
             Self::Outcome(decided) => decide(transaction, &decided)?,
             Self::Tries(record) => tries::write(transaction, &record)?,
             Self::History(learned) => learn(transaction, &learned)?,
+            Self::EpochsReserved(below) => raise_epoch(transaction, Epoch(below.0.saturating_sub(1)))?,
             Self::Counters(counters) => {
                 for (name, count) in counters {
                     open::set_counter(transaction, &name, count)?;
@@ -217,6 +220,8 @@ fn accept(transaction: &Transaction<'_>, run: &RunRecord) -> Result<RunAccepted,
 fn write_lease(transaction: &Transaction<'_>, lease: &LeaseRecord) -> Result<(), LedgerError> {
     let (discover, alone, cases) = match &lease.work {
         Work::Discover => (true, false, Vec::new()),
+        // An action's lease is not recorded.
+        Work::Action => (false, true, Vec::new()),
         Work::Cases { cases, alone } => (false, *alone, cases.iter().flat_map(|case| case.0.to_le_bytes()).collect()),
     };
     let mut statement = transaction.prepare_cached(
@@ -235,11 +240,16 @@ fn write_lease(transaction: &Transaction<'_>, lease: &LeaseRecord) -> Result<(),
         lease.queued_unix_ms,
         lease.assigned_unix_ms,
     ])?;
+    raise_epoch(transaction, lease.epoch)
+}
+
+/// Makes sure that no epoch up to this one is drawn after a restart.
+fn raise_epoch(transaction: &Transaction<'_>, epoch: Epoch) -> Result<(), LedgerError> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO counters (name, count) VALUES (?1, ?2) \
          ON CONFLICT (name) DO UPDATE SET count = max(count, excluded.count)",
     )?;
-    statement.execute((open::EPOCH_HIGHEST, signed(lease.epoch.0)))?;
+    statement.execute((open::EPOCH_HIGHEST, signed(epoch.0)))?;
     Ok(())
 }
 

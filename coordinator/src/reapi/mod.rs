@@ -9,7 +9,9 @@ mod cas;
 mod chunks;
 mod compression;
 pub(crate) mod errors;
+mod execution;
 pub mod instance;
+mod operations;
 pub mod resource;
 pub mod results;
 mod tree;
@@ -35,6 +37,8 @@ pub use asset::AssetService;
 pub use byte_stream::ByteStreamService;
 pub use capabilities::CapabilitiesService;
 pub use cas::StorageService;
+pub(crate) use execution::ExecutionService;
+pub(crate) use operations::OperationsService;
 
 /// What a message may have beside its payload of [`MESSAGE_BYTES_MAX`], in bytes.
 const FRAMING_BYTES: usize = 64 * 1024;

@@ -31,12 +31,25 @@ impl SchedulerTask {
                 self.record_lease(epoch, agent, run, target, work);
             }
             Command::Assign { agent, epoch } => self.assign(agent, epoch),
+            Command::Recall { agent, epoch } if self.actions.has(epoch) => {
+                self.actions.push_effect(epoch, Effect::Recall { agent, epoch });
+            }
             Command::Recall { agent, epoch } => self.effect(Effect::Recall { agent, epoch }),
+            Command::Withdraw { agent, epoch } if self.actions.has(epoch) => {
+                self.end_action_attempt(epoch, Effect::Withdraw { agent, epoch });
+            }
             Command::Withdraw { agent, epoch } => {
                 self.end_attempt(epoch, "withdrawn", Timings::default(), Usage::default());
                 self.effect(Effect::Withdraw { agent, epoch });
             }
             Command::Acknowledge { agent, epoch, fenced } => self.acknowledge(agent, epoch, fenced),
+            Command::ReserveEpochs { below } => self.reserve_epochs(below),
+            Command::AssignAction { agent, epoch, action } => self.assign_action(agent, epoch, action),
+            Command::ReportActionStage { action, agent, stage, .. } => self.report_action_stage(action, agent, stage),
+            Command::ReportActionFault { action, epoch, agent, kind } => {
+                self.report_action_fault(action, epoch, agent, kind);
+            }
+            Command::FinishAction { action, end, epoch, attempts } => self.finish_action(action, end, epoch, attempts),
             Command::AcceptDiscovery { run, target, epoch } => self.accept_discovery(run, target, epoch),
             Command::PlanRun { run, planned, expected } => self.announce_plan(run, planned, expected),
             Command::ReportCaseStarted { run, target, case, agent } => {
@@ -111,6 +124,9 @@ impl SchedulerTask {
     }
 
     fn acknowledge(&mut self, agent: AgentId, epoch: Epoch, fenced: bool) {
+        if self.actions.has(epoch) {
+            return self.end_action_attempt(epoch, Effect::Acknowledge { agent, epoch });
+        }
         let received_unix_ms = self.surroundings.clock.unix_ms();
         let kept = self.reports.get(&epoch);
         let result = kept.map_or("unknown", KeptReport::result_name);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use muster_model::attempt::Work;
-use muster_model::{AgentId, Epoch};
+use muster_model::{ActionId, AgentId, Epoch, limits};
 use muster_proto::v1;
 use muster_scheduler::{AgentState, AttemptView};
 
@@ -18,7 +18,9 @@ impl SchedulerTask {
     /// The answer to `muster fleet status`.
     pub(super) fn status(&self) -> v1::FleetStatusResponse {
         let view = self.scheduler.view();
-        let running: u32 = view.agents().flat_map(|agent| view.attempts(agent.agent)).map(|view| view.cases).sum();
+        let attempts = || view.agents().flat_map(|agent| view.attempts(agent.agent));
+        let running: u32 = attempts().filter(|attempt| attempt.action.is_none()).map(|attempt| attempt.cases).sum();
+        let waiting = view.actions().filter(|(_, attempts)| *attempts == 0).take(limits::WAITING_ACTIONS_SHOWN_MAX);
         v1::FleetStatusResponse {
             agents: self.agents.iter().map(|(agent, state)| self.agent_status(agent, state)).collect(),
             queued_cases: u32::try_from(view.queue().cases).unwrap_or(u32::MAX),
@@ -27,6 +29,10 @@ impl SchedulerTask {
             generation: self.surroundings.ledger.generation(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_ms: millis(self.surroundings.clock.uptime()),
+            queued_actions: view.queue().actions,
+            running_actions: u32::try_from(attempts().filter(|attempt| attempt.action.is_some()).count())
+                .unwrap_or(u32::MAX),
+            waiting_actions: waiting.filter_map(|(action, _)| self.waiting_action(action)).collect(),
         }
     }
 
@@ -57,7 +63,29 @@ impl SchedulerTask {
         }
     }
 
+    fn waiting_action(&self, action: ActionId) -> Option<v1::WaitingAction> {
+        let facts = self.surroundings.room.facts(action)?;
+        Some(v1::WaitingAction {
+            operation: facts.operation,
+            mnemonic: facts.requester.mnemonic,
+            target: facts.requester.target,
+            age_ms: millis(self.surroundings.clock.now().since(facts.queued)),
+        })
+    }
+
     fn attempt_status(&self, attempt: &AttemptView) -> v1::RunningAttempt {
+        if let Some(action) = attempt.action {
+            let facts = self.surroundings.room.facts(action).unwrap_or_default();
+            return v1::RunningAttempt {
+                epoch: attempt.epoch.0,
+                target: facts.requester.target,
+                stage: attempt.stage.name().into(),
+                age_ms: millis(attempt.age),
+                operation: facts.operation,
+                mnemonic: facts.requester.mnemonic,
+                ..v1::RunningAttempt::default()
+            };
+        }
         let run = self.runs.get(&attempt.run);
         let target = run.and_then(|run| run.target(attempt.target));
         let running = match (run, attempt.running) {
@@ -72,6 +100,7 @@ impl SchedulerTask {
             cases: attempt.cases,
             running: if self.is_discovery(attempt.epoch) { "discovery".into() } else { running },
             age_ms: millis(attempt.age),
+            ..v1::RunningAttempt::default()
         }
     }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 use muster_coordinator::{Config, Coordinator};
 use muster_model::Digest;
 use muster_model::attempt::{
-    Assignment, AttemptReport, AttemptResult, AttemptStatus, CaseReport, DiscoveredCase, Stage, Timings, Usage, Work,
+    Assignment, AttemptReport, AttemptResult, AttemptStatus, CaseReport, DiscoveredCase, ShardTask, Stage, Task,
+    Timings, Usage, Work,
 };
 use muster_model::outcome::Verdict;
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements};
@@ -108,7 +109,7 @@ impl Memory {
     /// Everything that is held passes.
     pub fn finish_all(&mut self) {
         for (epoch, (assignment, report)) in &mut self.holding {
-            let Work::Cases { cases, .. } = &assignment.work else { continue };
+            let Task::Shard(ShardTask { work: Work::Cases { cases, .. }, .. }) = &assignment.task else { continue };
             let reports = cases.iter().map(|&case| case_report(case, "", Verdict::Passed)).collect();
             let result = AttemptResult::Ran { reports, interruption: None, leaked_in_company: false };
             *report = Some(attempt_report(*epoch, result));
@@ -184,17 +185,19 @@ fn work(
     journal: &Journal,
     runs: &mut BTreeMap<String, u32>,
 ) -> Option<AttemptReport> {
-    let result = match &assignment.work {
+    let Task::Shard(task) = &assignment.task else { return None };
+    let result = match &task.work {
+        Work::Action => return None,
         Work::Discover => {
             journal.entries.lock().unwrap().push("discover".into());
             AttemptResult::Discovered { cases: behaviour.cases.clone() }
         }
         Work::Cases { cases, .. } => {
-            journal.entries.lock().unwrap().extend(assignment.case_names.iter().cloned());
+            journal.entries.lock().unwrap().extend(task.case_names.iter().cloned());
             if behaviour.holds {
                 return None;
             }
-            let reports = cases.iter().zip(&assignment.case_names).map(|(&case, name)| {
+            let reports = cases.iter().zip(&task.case_names).map(|(&case, name)| {
                 let count = runs.entry(name.clone()).or_default();
                 *count += 1;
                 let verdict = (behaviour.script)(name, *count);

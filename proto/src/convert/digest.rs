@@ -40,6 +40,15 @@ impl TryFrom<&reapi::Digest> for Digest {
     }
 }
 
+impl From<DigestFunction> for reapi::digest_function::Value {
+    fn from(function: DigestFunction) -> Self {
+        match function {
+            DigestFunction::Blake3 => Self::Blake3,
+            DigestFunction::Sha256 => Self::Sha256,
+        }
+    }
+}
+
 impl reapi::digest_function::Value {
     /// The function for a request's field, where a peer that leaves it out means `default`.
     ///

@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use muster_model::attempt::{
-    Assignment, AttemptReport, AttemptResult, AttemptStatus, CaseReport, DiscoveredCase, Interruption, Stage, Timings,
-    Usage, Work,
+    Assignment, AttemptReport, AttemptResult, AttemptStatus, CaseReport, DiscoveredCase, Interruption, ShardTask,
+    Stage, Task, Timings, Usage, Work,
 };
 use muster_model::outcome::{Fault, FaultKind, Verdict};
 use muster_model::platform::Offer;
@@ -108,19 +108,31 @@ impl TryFrom<&v1::AttemptStatus> for AttemptStatus {
 
 impl From<&Assignment> for v1::Assignment {
     fn from(assignment: &Assignment) -> Self {
-        let (discover, cases, alone) = match &assignment.work {
+        match &assignment.task {
+            Task::Shard(task) => task.into(),
+            Task::Action(task) => Self { action: Some(task.into()), ..Self::default() },
+        }
+    }
+}
+
+impl From<&ShardTask> for v1::Assignment {
+    fn from(task: &ShardTask) -> Self {
+        let (discover, cases, alone) = match &task.work {
             Work::Discover => (true, Vec::new(), false),
             Work::Cases { cases, alone } => (false, cases.iter().map(|case| case.0).collect(), *alone),
+            // An action is no shard; its agent finds that it has no case.
+            Work::Action => (false, Vec::new(), false),
         };
         Self {
-            run: assignment.run.0,
-            target: assignment.target.0,
-            target_spec: Some(assignment.target_spec.into()),
+            run: task.run.0,
+            target: task.target.0,
+            target_spec: Some(task.target_spec.into()),
             discover,
             cases,
-            case_names: assignment.case_names.clone(),
+            case_names: task.case_names.clone(),
             alone,
-            case_timeout_ms: u64::try_from(assignment.case_timeout.as_millis()).unwrap_or(u64::MAX),
+            case_timeout_ms: u64::try_from(task.case_timeout.as_millis()).unwrap_or(u64::MAX),
+            action: None,
         }
     }
 }
@@ -153,6 +165,14 @@ impl TryFrom<&v1::DesiredAttempt> for DesiredEntry {
 }
 
 fn assignment(epoch: Epoch, wire: &v1::Assignment) -> Result<Assignment, ConvertError> {
+    let task = match &wire.action {
+        Some(action) => Task::Action(action.try_into()?),
+        None => Task::Shard(shard(wire)?),
+    };
+    Ok(Assignment { epoch, task })
+}
+
+fn shard(wire: &v1::Assignment) -> Result<ShardTask, ConvertError> {
     if wire.cases.len() != wire.case_names.len() {
         return Err(ConvertError::new("assignment.case_names", "must have one name for each case"));
     }
@@ -162,8 +182,7 @@ fn assignment(epoch: Epoch, wire: &v1::Assignment) -> Result<Assignment, Convert
     } else {
         Work::Cases { cases: wire.cases.iter().map(|&case| CaseIndex(case)).collect(), alone: wire.alone }
     };
-    Ok(Assignment {
-        epoch,
+    Ok(ShardTask {
         run: RunId(wire.run),
         target: TargetIndex(wire.target),
         target_spec: required("assignment.target_spec", wire.target_spec.as_ref())?.try_into()?,
@@ -300,6 +319,7 @@ impl From<&AttemptReport> for v1::AttemptReport {
                 leaked_in_company: *leaked_in_company,
             }),
             AttemptResult::DiscoveryFailed { message } => Wire::DiscoveryFailed(message.clone()),
+            AttemptResult::ActionRan(report) => Wire::Action(report.into()),
             AttemptResult::Fault(fault) => Wire::Fault(fault_to_wire(fault)),
         };
         Self {
@@ -330,6 +350,7 @@ impl TryFrom<&v1::AttemptReport> for AttemptReport {
             Wire::Discovered(discovered) => AttemptResult::Discovered { cases: discovered.try_into()? },
             Wire::Ran(ran) => ran_to_model(ran)?,
             Wire::DiscoveryFailed(message) => AttemptResult::DiscoveryFailed { message: message.clone() },
+            Wire::Action(report) => AttemptResult::ActionRan(report.try_into()?),
             Wire::Fault(fault) => AttemptResult::Fault(fault_to_model(fault)?),
         };
         let timings = report.timings.unwrap_or_default();

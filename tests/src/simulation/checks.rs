@@ -92,7 +92,7 @@ impl LeaseCheck {
 
 fn cases_of(content: &Content) -> Vec<CaseName> {
     match &content.work {
-        Work::Discover => Vec::new(),
+        Work::Discover | Work::Action => Vec::new(),
         Work::Cases { cases, .. } => cases.iter().map(|&case| (content.run, content.target, case)).collect(),
     }
 }

@@ -227,6 +227,11 @@ impl Coordinator {
             | Command::ReportCaseStarted { .. }
             | Command::ReportFault { .. }
             | Command::RememberIsolation { .. } => return,
+            Command::ReserveEpochs { .. }
+            | Command::AssignAction { .. }
+            | Command::ReportActionStage { .. }
+            | Command::ReportActionFault { .. }
+            | Command::FinishAction { .. } => unreachable!("no action is submitted"),
         };
         self.effects.push_back((self.ledger.count(), effect));
     }

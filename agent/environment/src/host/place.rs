@@ -62,7 +62,7 @@ impl Scratch {
         let mut command = Command::new(self.rewrite(program));
         command.args(arguments.iter().map(|argument| self.rewrite(argument)));
         command.env_clear();
-        for (name, value) in variables(&spec.command) {
+        for (name, value) in variables(&spec.command, spec.variables) {
             let value = value.split(':').map(|part| self.rewrite(part)).collect::<Vec<_>>().join(":");
             command.env(name, value);
         }

@@ -22,6 +22,7 @@ async fn run_script(script: &str, collect: &[&str]) -> (Exit, String) {
         profile: Profile::Strict,
         collect: collect.iter().map(Into::into).collect(),
         collector: None,
+        variables: Default::default(),
     };
     let prepared = driver.prepare(spec).await.expect("a place");
     let (sender, mut receiver) = mpsc::channel(16);

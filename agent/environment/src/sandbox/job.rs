@@ -6,15 +6,18 @@ use muster_model::spec::CommandSpec;
 
 use super::script::{Argument, Script, SealedScript};
 use super::{HOME, USER};
-use crate::EnvironmentError;
+use crate::{EnvironmentError, Variables};
 
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 // From linux/close_range.h.
 const CLOSE_RANGE_CLOEXEC: i32 = 4;
 
-/// The variables of a program: the defaults, then what is declared.
-pub(crate) fn variables(command: &CommandSpec) -> BTreeMap<String, String> {
+/// The variables of a program: the defaults unless only what is declared is wanted, then what is declared.
+pub(crate) fn variables(command: &CommandSpec, wanted: Variables) -> BTreeMap<String, String> {
+    if wanted == Variables::Exact {
+        return command.environment.iter().cloned().collect();
+    }
     let defaults = [
         ("HOME", HOME),
         ("LANG", "C.UTF-8"),
@@ -33,7 +36,11 @@ pub(crate) fn variables(command: &CommandSpec) -> BTreeMap<String, String> {
 /// # Errors
 ///
 /// A command without a program, or with a zero byte somewhere.
-pub(super) fn make_job(command: &CommandSpec, processes: Option<u32>) -> Result<SealedScript, EnvironmentError> {
+pub(super) fn make_job(
+    command: &CommandSpec,
+    wanted: Variables,
+    processes: Option<u32>,
+) -> Result<SealedScript, EnvironmentError> {
     let Some(program) = command.arguments.first().filter(|program| !program.is_empty()) else {
         return Err(EnvironmentError::Invalid("the command has no program".into()));
     };
@@ -57,7 +64,7 @@ pub(super) fn make_job(command: &CommandSpec, processes: Option<u32>) -> Result<
     let arguments = [3.into(), Argument::Value(u32::MAX.into()), CLOSE_RANGE_CLOEXEC.into()];
     script.call("close what is open with the program's start", libc::SYS_close_range, arguments);
 
-    let variables = variables(command);
+    let variables = variables(command, wanted);
     let arguments = script.table(command.arguments.iter().map(|argument| argument.clone().into_bytes()))?;
     let environment = script.table(variables.iter().map(|(name, value)| format!("{name}={value}").into_bytes()))?;
     let candidates = if program.contains('/') {

@@ -48,6 +48,7 @@ fn probe(driver: &SandboxEnvironment) -> Result<ExitStatus, EnvironmentError> {
         profile: Profile::Strict,
         collect: Vec::new(),
         collector: None,
+        variables: Default::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| super::step("start a runtime", error))?;

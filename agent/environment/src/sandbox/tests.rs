@@ -17,6 +17,7 @@ fn shell(script: &str) -> EnvironmentSpec {
         profile: Profile::Strict,
         collect: Vec::new(),
         collector: None,
+        variables: Default::default(),
     }
 }
 

@@ -104,6 +104,7 @@ pub(crate) fn program(arguments: &[&str]) -> EnvironmentSpec {
         profile: Profile::Strict,
         collect: Vec::<PathBuf>::new(),
         collector: None,
+        variables: Default::default(),
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Leased {
 impl Leased {
     pub(super) fn cases(&self) -> Vec<u32> {
         match &self.work {
-            Work::Discover => Vec::new(),
+            Work::Discover | Work::Action => Vec::new(),
             Work::Cases { cases, .. } => cases.iter().map(|case| case.0).collect(),
         }
     }

@@ -7,11 +7,11 @@ use std::vec::Vec;
 use muster_model::attempt::{AttemptStatus, Interruption, Stage, Work};
 use muster_model::outcome::{FaultKind, Verdict};
 use muster_model::spec::Isolation;
-use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+use muster_model::{ActionId, AgentId, CaseIndex, Epoch, InvocationId, RunId, TargetIndex};
 use proptest::prelude::*;
 
 use super::fixture::{World, known, offer, requirements};
-use crate::{AttemptEnd, CaseEnd, CaseSeed, Command, Event, SchedulingPolicy, TargetSeed};
+use crate::{ActionSeed, AttemptEnd, CaseEnd, CaseSeed, Command, Event, SchedulingPolicy, TargetSeed};
 
 /// What happens next; numbers choose among what there is.
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ enum Step {
     Pass(u64),
     /// A run is cancelled.
     Cancel(usize),
+    /// An action of one of two invocations is submitted, with a priority and perhaps an expected time.
+    Submit(u64, i32, Option<u64>),
+    /// Nobody waits for this one of the actions any more.
+    Abandon(usize),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -45,6 +49,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => agent.prop_map(Step::Die),
         4 => (1_u64..4000).prop_map(Step::Pass),
         1 => (0_usize..20).prop_map(Step::Cancel),
+        4 => (0_u64..2, -200..200, prop::option::of(1_u64..3000)).prop_map(|(of, priority, time)| Step::Submit(of, priority, time)),
+        1 => (0_usize..20).prop_map(Step::Abandon),
     ]
 }
 
@@ -82,6 +88,9 @@ struct Fleet {
     recorded: BTreeMap<Epoch, (AgentId, RunId, TargetIndex, Work)>,
     decided: BTreeSet<(RunId, TargetIndex, CaseIndex)>,
     finished: BTreeMap<RunId, (u32, u32)>,
+    submitted: u64,
+    answered: BTreeSet<ActionId>,
+    reserved: Epoch,
     last_epoch: Epoch,
 }
 
@@ -99,6 +108,9 @@ impl Fleet {
             recorded: BTreeMap::new(),
             decided: BTreeSet::new(),
             finished: BTreeMap::new(),
+            submitted: 0,
+            answered: BTreeSet::new(),
+            reserved: Epoch(0),
             last_epoch: Epoch(0),
         };
         for agent in 0..4 {
@@ -117,7 +129,8 @@ impl Fleet {
     fn report(&mut self, agent: usize) {
         let honest = &self.agents[agent];
         if honest.is_connected {
-            let running = |stage, work: &Work| (stage == Stage::Running && *work != Work::Discover).then_some(0);
+            let running =
+                |stage, work: &Work| (stage == Stage::Running && matches!(work, Work::Cases { .. })).then_some(0);
             let attempts = honest.held.iter().map(|(&epoch, (stage, work))| AttemptStatus {
                 epoch,
                 stage: *stage,
@@ -171,6 +184,14 @@ impl Fleet {
                 assert!(self.decided.insert((run, target, case)), "decided once");
                 assert!(!self.finished.contains_key(&run), "decided before the end");
             }
+            Command::ReserveEpochs { below } => self.reserved = below,
+            Command::AssignAction { agent, epoch, action } => {
+                assert!(epoch > self.last_epoch && epoch < self.reserved, "epochs grow, and are reserved");
+                self.last_epoch = epoch;
+                assert!(!self.answered.contains(&action), "what is answered is not run");
+                self.agents[agent.0 as usize].held.insert(epoch, (Stage::Waiting, Work::Action));
+            }
+            Command::FinishAction { action, .. } => assert!(self.answered.insert(action), "answered once"),
             Command::FinishRun { run, planned, reported, .. } => {
                 assert!(self.finished.insert(run, (planned, reported)).is_none(), "finished once");
             }
@@ -178,6 +199,8 @@ impl Fleet {
             | Command::ReportCaseStarted { .. }
             | Command::ReportFault { .. }
             | Command::RecordTries { .. }
+            | Command::ReportActionStage { .. }
+            | Command::ReportActionFault { .. }
             | Command::RememberIsolation { .. } => {}
         }
     }
@@ -223,6 +246,10 @@ impl Fleet {
                 self.connect(agent);
             }
             Step::Pass(millis) => self.world.pass(Duration::from_millis(millis)),
+            Step::Submit(invocation, priority, expected) => self.submit(invocation, priority, expected),
+            Step::Abandon(action) => {
+                self.world.event(Event::ActionCancelled { action: ActionId(action as u64) });
+            }
             Step::Cancel(run) => {
                 if run < 2 {
                     self.world.event(Event::RunCancelled { run: RunId(run as u64 + 1) });
@@ -230,6 +257,14 @@ impl Fleet {
             }
         }
         self.obey();
+    }
+
+    fn submit(&mut self, invocation: u64, priority: i32, expected: Option<u64>) {
+        let action = ActionId(self.submitted);
+        self.submitted += 1;
+        let expected = expected.map(Duration::from_millis);
+        let seed = ActionSeed { requirements: requirements(), priority, expected };
+        self.world.event(Event::ActionSubmitted { action, invocation: InvocationId(invocation), seed });
     }
 
     fn finish_first(&mut self, agent: usize, how: u8) {
@@ -242,7 +277,7 @@ impl Fleet {
     /// Nothing goes wrong any more.
     fn calm(&mut self) {
         for _ in 0..2000 {
-            if self.finished.len() == 2 {
+            if self.finished.len() == 2 && self.answered.len() as u64 == self.submitted {
                 return;
             }
             for agent in 0..self.agents.len() {
@@ -259,8 +294,18 @@ impl Fleet {
 }
 
 fn how_it_ended(work: &Work, how: u8) -> AttemptEnd {
+    let ran_action = AttemptEnd::ActionRan { duration: Duration::from_millis(how.into()) };
+    if *work == Work::Action {
+        return match how % 16 {
+            12 => AttemptEnd::Fault(FaultKind::Environment),
+            13 => AttemptEnd::Fault(FaultKind::AgentLost),
+            14 => AttemptEnd::Discovered,
+            _ => ran_action,
+        };
+    }
     let Work::Cases { cases, .. } = work else {
         return match how % 16 {
+            13 => ran_action,
             14 => AttemptEnd::DiscoveryFailed,
             15 => AttemptEnd::Fault(FaultKind::Start),
             _ => AttemptEnd::Discovered,
@@ -298,7 +343,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_run_ends_with_every_case_decided_once(
+    fn every_run_ends_with_every_case_decided_once_and_every_action_is_answered_once(
         policy in any_policy(),
         cases in proptest::collection::vec(any_cases(), 0..4),
         steps in proptest::collection::vec(any_step(), 0..150),
@@ -309,6 +354,7 @@ proptest! {
         }
         fleet.calm();
         prop_assert_eq!(fleet.finished.len(), 2);
+        prop_assert_eq!(fleet.answered.len() as u64, fleet.submitted);
         for (&run, &(planned, reported)) in &fleet.finished {
             prop_assert_eq!(planned, reported);
             let decided = fleet.decided.iter().filter(|(id, ..)| *id == run).count();

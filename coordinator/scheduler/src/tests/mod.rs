@@ -1,5 +1,6 @@
 //! The scheduler as a whole: events in, commands out.
 
+mod actions;
 mod fixture;
 mod fleet;
 mod honest;

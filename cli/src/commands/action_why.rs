@@ -1,0 +1,194 @@
+//! `muster runs why OPERATION`: where the time of a remotely executed action went, and one sentence of advice.
+
+use muster_proto::v1::{ShowActionRequest, ShowActionResponse};
+use serde_json::{Value, json};
+
+use super::fleet_access::{AskArguments, ask};
+use super::{Format, answer, answer_json};
+use crate::client::refusal;
+use crate::error::ExpectedError;
+use crate::table::{Align, Table};
+use crate::text;
+
+/// The share of the whole time, as a percentage, from which a part is worth a sentence.
+const SHARE_PERCENT: u64 = 40;
+
+/// Asks and answers.
+pub(super) async fn run(operation: String, arguments: &AskArguments) -> Result<(), ExpectedError> {
+    let shown = ask(arguments, false, async |client| {
+        let answer = client.status().show_action(ShowActionRequest { operation: operation.clone() }).await;
+        Ok(answer.map_err(refusal(client.url(), "show the operation"))?.into_inner())
+    })
+    .await?;
+    match arguments.format {
+        Format::Human => answer(&page(&shown)),
+        Format::Json => answer_json(&object(&shown)),
+    }
+}
+
+/// A part of the time: its name, its microseconds, and what helps when it is large.
+fn parts(shown: &ShowActionResponse) -> [(&'static str, u64, &'static str); 6] {
+    [
+        (
+            "queue",
+            shown.queue_us,
+            "it waited for a slot: more agents help, or a lower priority number for what is urgent",
+        ),
+        (
+            "fetch",
+            shown.transfer_us,
+            "its agent waited for inputs: it keeps them, so the next action with these directories is faster",
+        ),
+        ("environment", shown.environment_us, "making its environment took long: look at the agent's load"),
+        ("execute", shown.execution_us, "the time is the command's own"),
+        ("upload", shown.upload_us, "collecting and uploading outputs took long: declare fewer or smaller ones"),
+        ("answer", shown.answer_us, "verifying and keeping the result took long: look at the coordinator's disk"),
+    ]
+}
+
+fn advice(shown: &ShowActionResponse) -> String {
+    if shown.cached {
+        return "nothing was executed: the result came from the cache".into();
+    }
+    if shown.requests == 0 {
+        return "nothing was executed: the action was refused before it was queued".into();
+    }
+    if shown.stage != "done" {
+        return format!("it is not over yet: {}", text::escape_line(&shown.stage));
+    }
+    if shown.attempts > 1 {
+        return format!("it took {} attempts: see the faults above", shown.attempts);
+    }
+    let largest = parts(shown).into_iter().max_by_key(|(_, micros, _)| *micros);
+    match largest {
+        Some((_, micros, advice)) if micros * 100 >= shown.total_us.saturating_mul(SHARE_PERCENT) => advice.into(),
+        _ => "no part stands out".into(),
+    }
+}
+
+fn milliseconds(micros: u64) -> String {
+    format!("{}.{:03} ms", micros / 1000, micros % 1000)
+}
+
+fn page(shown: &ShowActionResponse) -> String {
+    let named = |text: &str| if text.is_empty() { "-".into() } else { text::escape_line(text) };
+    let mut page = format!(
+        "{}: {} for {}, {} after {}\nasked by {}, invocation {}; {} answered; on {}\n",
+        named(&shown.operation),
+        named(&shown.mnemonic),
+        named(&shown.target),
+        named(&shown.stage),
+        milliseconds(shown.total_us),
+        named(&shown.tool),
+        named(&shown.invocation),
+        text::counted(u64::from(shown.requests), "request", "requests"),
+        named(&shown.agent),
+    );
+    if shown.stage == "done" {
+        page.push_str(&format!("status {}, exit code {}", shown.code, shown.exit_code));
+        if !shown.message.is_empty() {
+            page.push_str(&format!(": {}", text::escape_line(&shown.message)));
+        }
+        page.push('\n');
+    }
+    for fault in &shown.faults {
+        page.push_str(&format!("fault {}\n", text::escape_line(fault)));
+    }
+    let mut table = Table::new(&[("part", Align::Left), ("time", Align::Right), ("share", Align::Right)]);
+    for (name, micros, _) in parts(shown) {
+        table.row([name.into(), milliseconds(micros), text::percent(micros, shown.total_us)]);
+    }
+    page.push('\n');
+    page.push_str(&table.render());
+    page.push_str(&format!("\nadvice: {}\n", advice(shown)));
+    page
+}
+
+fn object(shown: &ShowActionResponse) -> Value {
+    json!({
+        "operation": shown.operation,
+        "tool": shown.tool,
+        "invocation": shown.invocation,
+        "mnemonic": shown.mnemonic,
+        "target": shown.target,
+        "stage": shown.stage,
+        "requests": shown.requests,
+        "cached": shown.cached,
+        "agent": shown.agent,
+        "attempts": shown.attempts,
+        "faults": shown.faults,
+        "queue_us": shown.queue_us,
+        "fetch_us": shown.transfer_us,
+        "environment_us": shown.environment_us,
+        "execute_us": shown.execution_us,
+        "upload_us": shown.upload_us,
+        "answer_us": shown.answer_us,
+        "total_us": shown.total_us,
+        "fetched_bytes": shown.fetched_bytes,
+        "code": shown.code,
+        "message": shown.message,
+        "exit_code": shown.exit_code,
+        "advice": advice(shown),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown() -> ShowActionResponse {
+        ShowActionResponse {
+            operation: "operations/0f".into(),
+            tool: "bazel 4.2.3".into(),
+            invocation: "b7\u{1b}[2J".into(),
+            mnemonic: "CppCompile".into(),
+            target: "//shapes:volume".into(),
+            stage: "done".into(),
+            requests: 2,
+            agent: "build-1".into(),
+            attempts: 1,
+            queue_us: 1_250,
+            transfer_us: 700,
+            environment_us: 4_000,
+            execution_us: 90_000,
+            upload_us: 2_050,
+            answer_us: 1_900,
+            total_us: 100_000,
+            ..ShowActionResponse::default()
+        }
+    }
+
+    #[test]
+    fn the_page_shows_each_part_of_the_time() {
+        insta::assert_snapshot!(page(&shown()), @r"
+        operations/0f: CppCompile for //shapes:volume, done after 100.000 ms
+        asked by bazel 4.2.3, invocation b7\u{1b}[2J; 2 requests answered; on build-1
+        status 0, exit code 0
+
+        part              time  share
+        queue         1.250 ms     1%
+        fetch         0.700 ms     0%
+        environment   4.000 ms     4%
+        execute      90.000 ms    90%
+        upload        2.050 ms     2%
+        answer        1.900 ms     1%
+
+        advice: the time is the command's own
+        ");
+    }
+
+    #[test]
+    fn advice_names_the_largest_part_unless_something_else_says_more() {
+        let of = |change: fn(&mut ShowActionResponse)| {
+            let mut shown = shown();
+            change(&mut shown);
+            advice(&shown)
+        };
+        assert!(of(|shown| shown.queue_us = 95_000).starts_with("it waited for a slot"));
+        assert!(of(|shown| shown.cached = true).contains("came from the cache"));
+        assert!(of(|shown| shown.attempts = 3).contains("3 attempts"));
+        assert_eq!(of(|shown| shown.stage = "fetching".into()), "it is not over yet: fetching");
+        assert_eq!(of(|shown| shown.execution_us = 30_000), "no part stands out");
+        assert!(of(|shown| shown.requests = 0).contains("refused before it was queued"));
+    }
+}
