@@ -258,4 +258,6 @@ fn make_directory(path: &Path, owner: Option<(u32, u32)>) -> std::io::Result<()>
 }
 
 #[cfg(test)]
+mod delta_tests;
+#[cfg(test)]
 mod tests;

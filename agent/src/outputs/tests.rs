@@ -20,10 +20,10 @@ const NOBODY: u32 = 65534;
 /// What no output may ever hold.
 const SECRET: &str = "a secret of the host";
 
-struct Place {
+pub(super) struct Place {
     // Dropped before the directory that it is in.
-    sandbox: SandboxEnvironment,
-    folder: tempfile::TempDir,
+    pub(super) sandbox: SandboxEnvironment,
+    pub(super) folder: tempfile::TempDir,
 }
 
 impl Drop for Place {
@@ -34,7 +34,7 @@ impl Drop for Place {
     }
 }
 
-fn request(outputs: &[(&str, Declared)]) -> OutputRequest {
+pub(super) fn request(outputs: &[(&str, Declared)]) -> OutputRequest {
     OutputRequest {
         working_directory: "/action/work".into(),
         declared: outputs.iter().map(|(path, declared)| ((*path).to_owned(), *declared)).collect(),
@@ -47,7 +47,7 @@ fn request(outputs: &[(&str, Declared)]) -> OutputRequest {
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         fs::write(folder.path().join("secret"), SECRET).expect("a file");
         let sandbox = SandboxEnvironment::new(SandboxConfig::new(folder.path().join("sandbox"))).expect("a driver");
@@ -56,6 +56,16 @@ impl Place {
 
     /// Runs a script as an action whose outputs are declared.
     async fn run(&self, script: &str, request: OutputRequest) -> (Exit, Result<Outputs, FolderError>) {
+        self.run_over(Vec::new(), script, request).await
+    }
+
+    /// The same over an input tree.
+    pub(super) async fn run_over(
+        &self,
+        mut layers: Vec<StagedLayer>,
+        script: &str,
+        request: OutputRequest,
+    ) -> (Exit, Result<Outputs, FolderError>) {
         let path = |name: &str| self.folder.path().join(name);
         let parents = ParentDirectories::create(
             path("parents"),
@@ -65,10 +75,11 @@ impl Place {
             &request.declared,
         );
         let parents = parents.expect("directories of outputs");
+        layers.push(parents.layer().clone());
         let (collector, collected) = collector(request, path("copies"));
         let spec = EnvironmentSpec {
             with_base: true,
-            layers: vec![parents.layer().clone()],
+            layers,
             command: CommandSpec {
                 arguments: vec!["sh".into(), "-ec".into(), script.into()],
                 environment: vec![("HOST".into(), self.folder.path().to_string_lossy().into_owned())],
@@ -90,7 +101,7 @@ impl Place {
     }
 }
 
-fn bytes(outputs: &Outputs) -> HashMap<Digest, Bytes> {
+pub(super) fn bytes(outputs: &Outputs) -> HashMap<Digest, Bytes> {
     let read = |source| match source {
         UploadSource::Bytes(bytes) => bytes,
         UploadSource::File(path) => fs::read(path).expect("a copy").into(),
@@ -101,7 +112,7 @@ fn bytes(outputs: &Outputs) -> HashMap<Digest, Bytes> {
 #[tokio::test]
 async fn declared_outputs_come_back_and_nothing_else() {
     let place = Place::new();
-    let script = "echo -n one > out/deep/file; chmod 6755 out/deep/file; mkdir -p tree/sub; echo -n two > tree/sub/two
+    let script = "echo -n one > out/deep/file; chmod 755 out/deep/file; mkdir -p tree/sub; echo -n two > tree/sub/two
         ln -s sub/two tree/link; ln -s nowhere link; echo other > undeclared; mkdir -m 0 shut; echo -n x > unreadable; chmod 0 unreadable";
     let declared = [
         ("out/deep/file", Declared::Path),

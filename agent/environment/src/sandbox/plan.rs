@@ -217,6 +217,9 @@ impl Builder<'_> {
         }
         self.take_identity();
         self.make_scratch(shape.memory_bytes, mount_point)?;
+        // From here the names of layers are numbers: one option takes 255 bytes (`fsconfig(2)`), which is 63 of them.
+        let open = self.script.text("/proc/self/fd");
+        self.script.call("enter /proc/self/fd", libc::SYS_chdir, [open]);
         let root = self.overlay(&root_lower, ROOT)?;
         self.move_mount("put the root in its place", root, Argument::Value(SCRATCH.into()), ROOT);
         for Ready { mount, name } in &ready {
@@ -359,7 +362,7 @@ impl Builder<'_> {
         // The root of an overlay looks like its upper directory. Nobody makes files in `/` but the layers; elsewhere it is the program's.
         self.make_scratch_directory(&upper, if name == ROOT { 0o555 } else { 0o755 });
         self.make_scratch_directory(&work, 0o755);
-        let lower = lower.iter().map(|number| format!("/proc/self/fd/{number}")).collect::<Vec<_>>().join(":");
+        let lower = lower.iter().map(i32::to_string).collect::<Vec<_>>().join(":");
         let upper = format!("/proc/self/fd/{SCRATCH}/{upper}");
         let work = format!("/proc/self/fd/{SCRATCH}/{work}");
         let options = [("lowerdir", lower.as_str()), ("upperdir", upper.as_str()), ("workdir", work.as_str())];

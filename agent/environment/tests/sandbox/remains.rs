@@ -84,6 +84,18 @@ async fn layers_of_one_tree_hide_and_replace_what_is_beneath() {
     assert_eq!((exit.status, text.as_str()), (ExitStatus::Code(0), "./change:new\n./keep:old\n./turned/inside:new\n"));
 }
 
+/// A target may have 32 layers, and some of them are two directories.
+#[tokio::test]
+async fn many_layers_fit() {
+    let place = Place::new();
+    let name = |number: usize| format!("/project/file{number:02}");
+    let layers = (0..60).map(|number| place.layer(&format!("layer{number}"), &[(&name(number), "x")]));
+    let mut spec = shell("ls | wc -l");
+    spec.layers = layers.collect();
+    let (exit, text) = place.run(spec).await.expect("a run");
+    assert_eq!((exit.status, text.as_str()), (ExitStatus::Code(0), "60\n"));
+}
+
 /// A link in a layer must not lead the making of the place to a directory of the host.
 #[tokio::test]
 async fn a_link_in_a_layer_leads_nowhere_while_the_place_is_made() {
