@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use muster_environment::doctor::{self, Diagnosis};
+use muster_environment::{BaseConfig, SandboxConfig};
 use muster_model::platform::EnvironmentKind;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -120,6 +122,18 @@ pub async fn run(arguments: Arguments) -> Result<(), AgentError> {
         () = asked() => agent.stop().await,
     }
     Ok(())
+}
+
+/// Looks at what this machine can do for sandboxes, and makes one.
+pub async fn doctor() -> Diagnosis {
+    let examined = tokio::task::spawn_blocking(|| {
+        let shared = BaseConfig::default().cache_dir.join("sandbox");
+        doctor::examine(SandboxConfig::new(shared))
+    });
+    match examined.await {
+        Ok(diagnosis) => diagnosis,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
 }
 
 /// Writes the log to standard error, filtered as the flags say. Does nothing where a log was started before.

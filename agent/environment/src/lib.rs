@@ -8,6 +8,7 @@
 
 pub mod base;
 mod collect;
+pub mod doctor;
 mod error;
 mod groups;
 mod host;

@@ -38,6 +38,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use self::job::variables;
+pub(crate) use self::landlock::version as landlock_version;
+pub(crate) use self::readiness::forbidding_switches;
 use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
 use tokio::io::unix::AsyncFd;

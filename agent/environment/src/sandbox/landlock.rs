@@ -19,7 +19,7 @@ const CREATE_RULESET_VERSION: u32 = 1;
 const RULE_PATH_BENEATH: i32 = 1;
 
 /// The version that the kernel offers; 0 for none.
-pub(super) fn version() -> u32 {
+pub(crate) fn version() -> u32 {
     // SAFETY: without attributes the call only tells a number.
     let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION) };
     u32::try_from(version).unwrap_or(0)

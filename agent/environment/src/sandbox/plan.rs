@@ -133,7 +133,7 @@ fn clean_absolute(path: &Path, what: &str) -> Result<PathBuf, EnvironmentError> 
 
 /// Refuses layers whose top would lead our mounts elsewhere.
 fn check_layer(directory: &Path, mount_path: &Path) -> Result<(), EnvironmentError> {
-    for own in ["proc", "dev", "sys", "etc", "usr"] {
+    for own in ["proc", "dev", "sys", "tmp", "etc", "usr"] {
         let Ok(inside) = Path::new("/").join(own).strip_prefix(mount_path).map(Path::to_path_buf) else { continue };
         if fs::symlink_metadata(directory.join(inside)).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(EnvironmentError::Invalid(format!("a layer has /{own}, which is not a directory")));

@@ -66,6 +66,17 @@ fn notes(driver: &SandboxEnvironment) -> Vec<String> {
     }
 }
 
+/// The switches that forbid user namespaces here, with the values that allow them.
+pub(crate) fn forbidding_switches() -> Vec<(String, String)> {
+    let is_forbidding = |(name, forbidding, _): &(&str, &str, &str)| {
+        fs::read_to_string(switch_path(name)).is_ok_and(|value| value.trim() == *forbidding)
+    };
+    // Two of them bind only ordinary users.
+    let binds = |name: &str| name.starts_with("user.") || !nix::unistd::geteuid().is_root();
+    let found = SWITCHES.into_iter().filter(|switch| binds(switch.0)).filter(is_forbidding);
+    found.map(|(name, _, allowing)| (name.to_owned(), allowing.to_owned())).collect()
+}
+
 fn switch_path(name: &str) -> String {
     format!("/proc/sys/{}", name.replace('.', "/"))
 }

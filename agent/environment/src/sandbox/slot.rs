@@ -6,10 +6,11 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::pin::pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::launch::LaunchScripts;
 use super::launcher::{Launcher, Made, Reaped};
@@ -33,7 +34,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Default)]
 pub(super) struct FreeSlots {
     slots: Mutex<Slots>,
-    returned: Condvar,
+    returned: Notify,
 }
 
 #[derive(Default)]
@@ -44,34 +45,33 @@ struct Slots {
 }
 
 impl Slots {
+    /// A slot with a place of the plan, else one with none, else the one that has waited longest.
     fn take(&mut self, plan: &Arc<Plan>) -> Option<Slot> {
         let has_it = |slot: &Slot| slot.ahead.as_ref().is_some_and(|ahead| ahead.is_for(plan));
         let best = self.free.iter().rposition(has_it);
         let best = best.or_else(|| self.free.iter().position(|slot| slot.ahead.is_none()));
         let place = best.or_else(|| (!self.free.is_empty()).then_some(0))?;
-        self.used += 1;
         Some(self.free.remove(place))
     }
 }
 
 impl FreeSlots {
-    /// The best free slot for a plan: with a place of it, else with none, else the one that has waited longest.
-    fn take_now(&self, plan: &Arc<Plan>) -> Option<Slot> {
-        lock(&self.slots).take(plan)
-    }
-
-    /// The same, after waiting for one if enough are about to be free; `None` when another is to be made.
-    fn take(&self, plan: &Arc<Plan>) -> Option<Slot> {
-        let mut slots = lock(&self.slots);
+    /// The best free slot for a plan, if need be after waiting for one that is about to be free; `None` when another is to be made. Either
+    /// way one more is in use.
+    async fn take(&self, plan: &Arc<Plan>) -> Option<Slot> {
         loop {
-            if let Some(slot) = slots.take(plan) {
-                return Some(slot);
+            let mut returned = pin!(self.returned.notified());
+            // From here on none is missed.
+            returned.as_mut().enable();
+            {
+                let mut slots = lock(&self.slots);
+                let taken = slots.take(plan);
+                if taken.is_some() || slots.retiring < slots.used + RETIRING_SLOTS_MAX {
+                    slots.used += 1;
+                    return taken;
+                }
             }
-            if slots.retiring < slots.used + RETIRING_SLOTS_MAX {
-                slots.used += 1;
-                return None;
-            }
-            slots = self.returned.wait(slots).unwrap_or_else(PoisonError::into_inner);
+            returned.await;
         }
     }
 
@@ -87,7 +87,7 @@ impl FreeSlots {
         slots.retiring = slots.retiring.saturating_sub(1);
         slots.free.extend(slot);
         drop(slots);
-        self.returned.notify_one();
+        self.returned.notify_waiters();
     }
 
     /// A slot that was taken is no more.
@@ -221,19 +221,13 @@ impl SlotLease {
         plan: &Arc<Plan>,
         create: impl FnOnce() -> Result<Slot, EnvironmentError> + Send + 'static,
     ) -> Result<(Self, Made), EnvironmentError> {
-        let mut lease = Self { slot: None, free: free.clone(), place: None, is_used: false };
-        let (slots, wanted) = (free.clone(), plan.clone());
-        lease.slot = match free.take_now(plan) {
-            Some(slot) => Some(slot),
-            None => {
-                let made = tokio::task::spawn_blocking(move || match slots.take(&wanted) {
-                    Some(slot) => Ok(slot),
-                    None => create().inspect_err(|_| slots.forget()),
-                });
-                let made = made.await.map_err(|error| step("make a slot", io::Error::other(error)))?;
-                Some(made?)
-            }
-        };
+        let taken = free.take(plan).await;
+        // Counted as in use from here to its drop, even if nobody waits for this to end.
+        let mut lease = Self { slot: taken, free: free.clone(), place: None, is_used: false };
+        if lease.slot.is_none() {
+            let made = tokio::task::spawn_blocking(create).await;
+            lease.slot = Some(made.map_err(|error| step("make a slot", io::Error::other(error)))??);
+        }
         let made = lease.place(plan).await?;
         lease.place = Some((made.number, plan.clone()));
         Ok((lease, made))
@@ -290,8 +284,7 @@ fn gone() -> EnvironmentError {
 impl Drop for SlotLease {
     /// Gives it back as soon as everything in the place is dead. The first process has told of its end by then, or was killed.
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
-        let Some((place, plan)) = self.place.take() else {
+        let (Some(slot), Some((place, plan))) = (self.slot.take(), self.place.take()) else {
             self.free.forget();
             return;
         };

@@ -1,25 +1,20 @@
 //! How programs end that do not end by themselves.
 
-use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use muster_environment::{Environment, ExitStatus, KillReason, KillSwitch};
 use tokio::sync::mpsc;
 
-use crate::support::{Place, is_root, program, shell};
+use crate::support::{Place, is_root, marked, program, shell};
 
 /// Names the processes of a job, and says that nobody will pull the switch.
 const MARKER: &str = "MUSTER_KILLS_MARKER";
+/// How many agents are killed in the middle of a job, unless the variable says otherwise.
+const AGENTS_KILLED: usize = 3;
+const AGENTS_KILLED_VARIABLE: &str = "MUSTER_AGENTS_KILLED";
 /// How long the kernel may take to start or to kill a few processes.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Processes of the whole machine with a marker among their arguments.
-fn marked(marker: &str) -> usize {
-    let processes = fs::read_dir("/proc").expect("processes").flatten();
-    let arguments = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    arguments.filter(|arguments| String::from_utf8_lossy(arguments).contains(marker)).count()
-}
 
 /// Waits for the number of marked processes to be right.
 fn wait_for(marker: &str, is_right: impl Fn(usize) -> bool) {
@@ -50,8 +45,15 @@ async fn a_killed_program_takes_its_daemons_with_it() {
 }
 
 #[test]
-fn nothing_survives_an_agent_that_is_killed() {
-    let marker = format!("600.2{:010}", std::process::id());
+fn t1_5_nothing_survives_an_agent_that_is_killed() {
+    let count = std::env::var(AGENTS_KILLED_VARIABLE).ok().and_then(|count| count.parse().ok());
+    for round in 0..count.unwrap_or(AGENTS_KILLED) {
+        one_agent_is_killed(round);
+    }
+}
+
+fn one_agent_is_killed(round: usize) {
+    let marker = format!("600.2{:010}{round:03}", std::process::id());
     let place = Place::new();
     let mut agent = Command::new(std::env::current_exe().expect("a program"))
         .args(["--exact", "kills::a_killed_program_takes_its_daemons_with_it"])
@@ -143,7 +145,7 @@ async fn a_receiver_that_is_gone_does_not_stop_the_program() {
 }
 
 #[tokio::test]
-async fn memory_and_processes_are_limited_or_it_is_said_that_they_are_not() {
+async fn t1_6_memory_and_processes_are_limited_or_it_is_said_that_they_are_not() {
     let place = Place::new();
     let readiness = place.sandbox.check_readiness().expect("sandboxes work here");
     if !readiness.notes.is_empty() {

@@ -43,7 +43,7 @@ fn groups() -> usize {
 
 /// Counts in a process of its own, because other tests open and close things at the same time in this one.
 #[test]
-fn nothing_is_left_after_a_thousand_starts() {
+fn t1_3_nothing_is_left_after_a_thousand_starts() {
     let output = Command::new(std::env::current_exe().expect("a program"))
         .args(["--exact", "leftovers::starts_leave_nothing", "--test-threads", "1"])
         .env(STARTS, "1000")

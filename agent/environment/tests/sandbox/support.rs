@@ -112,3 +112,18 @@ pub(crate) fn program(arguments: &[&str]) -> EnvironmentSpec {
 pub(crate) fn shell(script: &str) -> EnvironmentSpec {
     program(&["sh", "-c", script])
 }
+
+/// Processes of the whole machine with a marker among their arguments.
+pub(crate) fn marked(marker: &str) -> usize {
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let arguments = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    arguments.filter(|arguments| String::from_utf8_lossy(arguments).contains(marker)).count()
+}
+
+/// Where an ordinary user, who may not be able to enter the build's directory, finds the hostile program.
+pub(crate) const HOSTILE: &str = "MUSTER_HOSTILE_PROGRAM";
+
+/// The hostile program.
+pub(crate) fn hostile_program() -> PathBuf {
+    std::env::var_os(HOSTILE).map_or_else(|| env!("CARGO_BIN_EXE_hostile").into(), PathBuf::from)
+}
