@@ -16,7 +16,6 @@ mod error_text;
 mod executor;
 mod inputs;
 mod offers;
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing that has outputs is carried out yet"))]
 mod outputs;
 pub mod program;
 mod reports;

@@ -69,8 +69,6 @@ pub(crate) struct Outputs {
     pub(crate) files: Vec<(String, TakenFile)>,
     pub(crate) directories: Vec<(String, OutputDirectory)>,
     pub(crate) links: Vec<(String, OutputLink)>,
-    /// Sockets, named pipes and devices, which no tree can hold.
-    pub(crate) skipped: Vec<PathBuf>,
     copies: Copies,
 }
 
@@ -78,11 +76,6 @@ impl Outputs {
     /// Every blob that the digests above lead to, each once. Those that are files stay while this exists.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = (Digest, UploadSource)> + '_ {
         self.copies.blobs()
-    }
-
-    /// Adds the bytes of a blob that is no file of the action's, so that it is uploaded with the others: its standard output, for example.
-    pub(crate) fn add_blob(&mut self, bytes: bytes::Bytes) -> Digest {
-        self.copies.add(bytes)
     }
 
     /// Writes what was there into the result. Links are where the client looks for them: those of `output_paths` in `output_symlinks`, those
@@ -146,7 +139,6 @@ fn collect(remains: &Remains<'_>, request: &OutputRequest, copies_directory: Pat
         files: Vec::new(),
         directories: Vec::new(),
         links: Vec::new(),
-        skipped: Vec::new(),
         copies: Copies::new(copies_directory, request.function, OUTPUT_BYTES_MAX),
     };
     let rules = TakeRules {
@@ -192,7 +184,9 @@ impl Outputs {
                     root: request.with_roots.then_some(tree.root),
                 };
                 self.directories.push((path.to_owned(), directory));
-                self.skipped.extend(tree.skipped);
+                for skipped in &tree.skipped {
+                    tracing::debug!(path = %skipped.display(), "left out: neither a file, a directory nor a link");
+                }
             }
             (Some(Taken::Symlink { target, properties }), declared) => {
                 self.links.push((path.to_owned(), OutputLink { declared, target, properties }));
