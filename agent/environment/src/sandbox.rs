@@ -354,6 +354,8 @@ impl Place {
         if killed.is_none() && usage.memory_kills > 0 {
             killed = Some(KillReason::Memory);
         }
+        let told = report.filter(|report| report.kind == ReportKind::Ended as u32);
+        let (resident, written) = told.map_or((0, 0), |report| (report.resident_bytes, report.written_bytes));
         let (status, leaked, execution) = match report {
             Some(report) if report.kind == ReportKind::Ended as u32 => {
                 let execution = Duration::from_nanos(report.execution_nanoseconds);
@@ -379,7 +381,12 @@ impl Place {
             collected,
             execution,
             cleaning: ended_at.elapsed(),
-            usage: ResourceUsage { memory_peak_bytes: usage.memory_peak_bytes, cpu: usage.cpu.unwrap_or(cpu) },
+            usage: ResourceUsage {
+                // Without control groups, the largest process is the best that is known.
+                memory_peak_bytes: if usage.memory_peak_bytes == 0 { resident } else { usage.memory_peak_bytes },
+                cpu: usage.cpu.unwrap_or(cpu),
+                written_bytes: written,
+            },
         })
     }
 

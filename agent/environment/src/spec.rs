@@ -122,6 +122,9 @@ pub struct ResourceUsage {
     pub memory_peak_bytes: u64,
     /// Processor time, user and system.
     pub cpu: Duration,
+    /// Bytes written, to files, pipes and terminals, by the program and those of its children that were waited for. Only of a program that
+    /// ended by itself in a sandbox.
+    pub written_bytes: u64,
 }
 
 /// What became of a program and its place.

@@ -85,6 +85,14 @@ async fn exit_codes_and_signals_are_told_faithfully() {
 }
 
 #[tokio::test]
+async fn what_a_program_writes_is_counted_with_its_children() {
+    let place = Place::new();
+    let (exit, _) = place.run(shell("head -c 100000 /dev/zero > file; head -c 5000 /dev/zero")).await.expect("an exit");
+    assert!((105_000..110_000).contains(&exit.usage.written_bytes), "{:?}", exit.usage);
+    assert!(exit.usage.memory_peak_bytes > 0);
+}
+
+#[tokio::test]
 async fn the_switch_kills_what_ignores_signals() {
     let place = Place::new();
     let switch = KillSwitch::default();
