@@ -109,7 +109,9 @@ impl CachedInputs {
         let remote = RemoteStore::new(endpoint.connect_lazy());
         let opened = path.clone();
         let opening = tokio::task::spawn_blocking(move || {
-            let config = DiskConfig { capacity_bytes, owner, ..DiskConfig::new(opened.join("blobs")) };
+            let packed_bytes_max = limits::AGENT_PACKED_BLOB_BYTES_MAX;
+            let config =
+                DiskConfig { capacity_bytes, packed_bytes_max, owner, ..DiskConfig::new(opened.join("blobs")) };
             let store = DiskStore::open(config)?;
             let stager = Stager::open(Arc::clone(&store), opened.join("trees"))?;
             Ok((store, stager))

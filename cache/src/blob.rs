@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +14,7 @@ use muster_model::Digest;
 use muster_model::limits::CHUNK_BYTES_MAX;
 
 use crate::StoreError;
+use crate::files::{Files, RealFiles, StoreFile};
 use crate::hash::{Hasher, digest_of};
 
 /// Bytes, a file or a stream of a known digest, that yields nothing it has not checked.
@@ -32,7 +33,7 @@ enum Source {
     /// A file that somebody else owns, opened when it is read.
     Path(PathBuf),
     /// A file of a store, with what the store does when it does not verify.
-    Stored { file: File, path: PathBuf, on_corrupt: OnCorrupt },
+    Stored { file: Arc<dyn StoreFile>, path: PathBuf, on_corrupt: OnCorrupt },
     /// Chunks from elsewhere.
     Stream(BoxStream<'static, Result<Bytes, StoreError>>),
 }
@@ -71,7 +72,7 @@ impl Blob {
     }
 
     /// The blob of a store's own file.
-    pub(crate) fn from_stored(digest: Digest, file: File, path: PathBuf, on_corrupt: OnCorrupt) -> Self {
+    pub(crate) fn from_stored(digest: Digest, file: Arc<dyn StoreFile>, path: PathBuf, on_corrupt: OnCorrupt) -> Self {
         Self { digest, source: Source::Stored { file, path, on_corrupt } }
     }
 
@@ -110,6 +111,14 @@ impl Blob {
         Ok(only.unwrap_or_else(|| all.freeze()))
     }
 
+    /// The bytes of a blob that is known to be whole in memory.
+    pub(crate) fn into_whole_bytes(self) -> Result<Bytes, StoreError> {
+        match self.source {
+            Source::Verified(bytes) => Ok(bytes),
+            _ => Err(StoreError::NotFound(self.digest)),
+        }
+    }
+
     /// The bytes in chunks of at most [`CHUNK_BYTES_MAX`], the last one withheld until the hash agrees.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, StoreError>> {
         let digest = self.digest;
@@ -142,7 +151,10 @@ impl Blob {
         static PARTIAL: AtomicU64 = AtomicU64::new(0);
         let path = path.into();
         let number = PARTIAL.fetch_add(1, Ordering::Relaxed);
-        let partial = Partial::create(path.with_added_extension(format!("{}-{number}.partial", std::process::id())))?;
+        let partial = Partial::create(
+            Arc::new(RealFiles),
+            path.with_added_extension(format!("{}-{number}.partial", std::process::id())),
+        )?;
         let partial = self.pour(partial).await?;
         partial.publish(&path)
     }
@@ -171,7 +183,7 @@ impl Blob {
             Source::Stored { file, path, on_corrupt } => (file, path, Some(on_corrupt)),
             Source::Verified(_) | Source::Stream(_) => return Ok(partial),
         };
-        match copy_verified(file, &path, digest, |bytes| partial.write(bytes)) {
+        match copy_verified(&*file, &path, digest, |bytes| partial.write(bytes)) {
             Err(StoreError::Mismatch { expected, found }) => match on_corrupt {
                 Some(on_corrupt) => {
                     on_corrupt();
@@ -199,7 +211,7 @@ impl fmt::Debug for Blob {
 
 /// Checks that what is read from `file` is the blob of `digest`, and hands it to `sink` as it goes.
 pub(crate) fn copy_verified(
-    mut file: File,
+    file: &dyn StoreFile,
     path: &Path,
     digest: Digest,
     mut sink: impl FnMut(&[u8]) -> Result<(), StoreError>,
@@ -207,7 +219,7 @@ pub(crate) fn copy_verified(
     let mut hasher = Hasher::new(digest.function);
     let mut buffer = vec![0; buffer_size(digest)];
     loop {
-        let count = file.read(&mut buffer).map_err(StoreError::file("read", path))?;
+        let count = file.read_at(&mut buffer, hasher.size_bytes()).map_err(StoreError::file("read", path))?;
         hasher.update(&buffer[..count]);
         if count > 0 && hasher.size_bytes() <= digest.size_bytes {
             sink(&buffer[..count])?;
@@ -226,18 +238,20 @@ fn buffer_size(digest: Digest) -> usize {
 /// A file that is being written, deleted unless it is published.
 #[derive(Debug)]
 pub(crate) struct Partial {
-    file: File,
+    files: Arc<dyn Files>,
+    file: Arc<dyn StoreFile>,
     path: Option<PathBuf>,
+    written: u64,
 }
 
 impl Partial {
     /// Creates `path`, which must not exist.
-    pub(crate) fn create(path: PathBuf) -> Result<Self, StoreError> {
-        let file = File::create_new(&path).map_err(StoreError::file("create", &path))?;
-        Ok(Self { file, path: Some(path) })
+    pub(crate) fn create(files: Arc<dyn Files>, path: PathBuf) -> Result<Self, StoreError> {
+        let file = files.create(&path).map_err(StoreError::file("create", &path))?;
+        Ok(Self { files, file, path: Some(path), written: 0 })
     }
 
-    pub(crate) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &Arc<dyn StoreFile> {
         &self.file
     }
 
@@ -246,25 +260,32 @@ impl Partial {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(|source| StoreError::File {
-            action: "write",
-            path: self.path().to_path_buf(),
-            source,
-        })
+        self.file.write_at(bytes, self.written).map_err(StoreError::file("write", self.path()))?;
+        self.written += bytes.len() as u64;
+        Ok(())
     }
 
     /// Puts the file in its place.
-    pub(crate) fn publish(mut self, destination: &Path) -> Result<(), StoreError> {
-        std::fs::rename(self.path(), destination).map_err(StoreError::file("put in place", destination))?;
-        self.path = None;
-        Ok(())
+    pub(crate) fn publish(self, destination: &Path) -> Result<(), StoreError> {
+        self.try_publish(destination).map_err(|(_, error)| StoreError::file("put in place", destination)(error))
+    }
+
+    /// [`Self::publish`], or gives the file back.
+    pub(crate) fn try_publish(mut self, destination: &Path) -> Result<(), (Self, io::Error)> {
+        match self.files.rename(self.path(), destination) {
+            Ok(()) => {
+                self.path = None;
+                Ok(())
+            }
+            Err(error) => Err((self, error)),
+        }
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
         if let Some(path) = self.path.take()
-            && let Err(error) = std::fs::remove_file(&path)
+            && let Err(error) = self.files.unlink(&path)
         {
             tracing::warn!(path = %path.display(), %error, "cannot remove a partial file");
         }
@@ -284,8 +305,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-fn open(path: &Path) -> Result<File, StoreError> {
-    File::open(path).map_err(StoreError::file("open", path))
+fn open(path: &Path) -> Result<Arc<dyn StoreFile>, StoreError> {
+    RealFiles.open(path, false).map_err(StoreError::file("open", path))
 }
 
 /// Cuts bytes into chunks of at most [`CHUNK_BYTES_MAX`], without copying.
@@ -298,23 +319,25 @@ fn split(mut bytes: Bytes) -> impl Iterator<Item = Bytes> + Send {
 }
 
 /// The chunks of a file as they are, unchecked.
-fn file_chunks(file: Option<File>, path: PathBuf) -> BoxStream<'static, Result<Bytes, StoreError>> {
-    stream::unfold(Some((file, path)), |state| async move {
-        let (file, path) = state?;
+fn file_chunks(file: Option<Arc<dyn StoreFile>>, path: PathBuf) -> BoxStream<'static, Result<Bytes, StoreError>> {
+    stream::unfold(Some((file, path, 0)), |state| async move {
+        let (file, path, offset) = state?;
         let read = blocking(move || {
-            let mut file = match file {
+            let file = match file {
                 Some(file) => file,
                 None => open(&path)?,
             };
-            let mut buffer = Vec::with_capacity(CHUNK_BYTES_MAX);
-            Read::take(&mut file, CHUNK_BYTES_MAX as u64)
-                .read_to_end(&mut buffer)
-                .map_err(StoreError::file("read", &path))?;
+            let mut buffer = vec![0; CHUNK_BYTES_MAX];
+            let count = file.read_at(&mut buffer, offset).map_err(StoreError::file("read", &path))?;
+            buffer.truncate(count);
             Ok((Bytes::from(buffer), file, path))
         });
         match read.await {
             Ok((chunk, _, _)) if chunk.is_empty() => None,
-            Ok((chunk, file, path)) => Some((Ok(chunk), Some((Some(file), path)))),
+            Ok((chunk, file, path)) => {
+                let end = offset + chunk.len() as u64;
+                Some((Ok(chunk), Some((Some(file), path, end))))
+            }
             Err(error) => Some((Err(error), None)),
         }
     })

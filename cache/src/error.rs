@@ -1,5 +1,6 @@
 //! What can go wrong with a store.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use muster_model::Digest;
@@ -31,6 +32,16 @@ pub enum StoreError {
         /// The configured size.
         capacity_bytes: u64,
     },
+    /// The file system has too little left, and nothing that could go would help.
+    #[error("no room on the disk for {needed_bytes} bytes: {available_bytes} are left, and {reserve_bytes} stay free")]
+    DiskFull {
+        /// What was asked for.
+        needed_bytes: u64,
+        /// What the file system has, as far as it is not promised already.
+        available_bytes: u64,
+        /// What the store leaves to others.
+        reserve_bytes: u64,
+    },
     /// A limit of [`muster_model::limits`] was passed.
     #[error("{what} passes its limit of {limit}")]
     Limit {
@@ -61,8 +72,13 @@ pub enum StoreError {
     #[error("the cache's index failed")]
     Index(#[from] rusqlite::Error),
     /// Another part of the same batch says what was wrong with all of it.
-    #[error("the batch failed: {0}")]
-    Batch(String),
+    #[error("the batch failed: {reason}")]
+    Batch {
+        /// What was wrong.
+        reason: String,
+        /// Whether that was room.
+        full: bool,
+    },
     /// The peer said no.
     #[error("the remote store answered {}", .0.code())]
     Remote(#[source] Box<tonic::Status>),
@@ -88,6 +104,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether room is what is missing, so that the same may succeed later.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::DiskFull { .. } | Self::Batch { full: true, .. } => true,
+            Self::File { source, .. } => {
+                matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+            }
+            Self::Index(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+
     /// Wraps what the file system said about `path`; `action` is an infinitive.
     pub(crate) fn file<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Self + 'a {
         move |source| Self::File { action, path: path.to_path_buf(), source }

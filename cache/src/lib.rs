@@ -7,6 +7,7 @@
 mod blob;
 mod disk;
 mod error;
+mod files;
 mod folder;
 mod hash;
 mod read_through;

@@ -57,7 +57,8 @@ impl Storage {
 /// What a client is told of a store's trouble.
 pub(crate) fn status(error: &StoreError) -> Status {
     match error {
-        StoreError::Full { .. } => Status::resource_exhausted(error.to_string()),
+        StoreError::Full { .. } | StoreError::DiskFull { .. } => Status::resource_exhausted(error.to_string()),
+        error if error.is_full() => Status::resource_exhausted("no room on the coordinator's disk"),
         StoreError::NotFound(_) | StoreError::Corrupt(_) => Status::failed_precondition(error.to_string()),
         StoreError::Closed => Status::unavailable("the coordinator is stopping"),
         _ => {

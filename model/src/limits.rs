@@ -44,8 +44,18 @@ pub const INSTANCE_NAME_BYTES_MAX: usize = 255;
 pub const CACHE_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
 /// How long a blob stays after a store said that it is there.
 pub const BLOB_LEASE_TIME: Duration = Duration::from_secs(600);
-/// Blobs of at most this size, in bytes, are kept inside the cache's index instead of in files of their own.
-pub const INLINE_BLOB_BYTES_MAX: u64 = 4096;
+/// Blobs of at most this size, in bytes, are kept together in packs instead of in files of their own (`docs/benchmarks.md` says why).
+pub const PACKED_BLOB_BYTES_MAX: u64 = 64 * 1024;
+/// The same for an agent, whose blobs are linked into the trees of tests: a link is cheaper than a copy.
+pub const AGENT_PACKED_BLOB_BYTES_MAX: u64 = 4096;
+/// Packs that a store keeps open.
+pub const OPEN_PACKS_MAX: usize = 256;
+/// Blobs of which a store knows without asking its index that they are here; about 150 bytes each.
+pub const KNOWN_BLOBS_MAX: usize = 262_144;
+/// Bytes that a store leaves free on its file system, or a sixteenth of it if that is less.
+pub const DISK_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of not yet synced blobs that are hashed when a store is opened after a stop out of order; the rest is forgotten.
+pub const UNSYNCED_BYTES_VERIFIED_MAX: u64 = 1024 * 1024 * 1024;
 /// Corrupt blobs that a store keeps for inspection.
 pub const QUARANTINED_BLOBS_MAX: usize = 16;
 /// Results that are kept because their action had come to another outcome before.

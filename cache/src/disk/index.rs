@@ -1,23 +1,23 @@
-//! What is in the store, in which order it was used, and what points at what: SQLite in WAL mode with `synchronous=NORMAL`.
-//!
-//! After a crash of the process nothing that was answered is lost. After a power loss the last transactions may be gone, and a row may
-//! name a file that is missing or torn: whoever reads it finds out, and the row goes.
+//! What is in the store, in which order it was used, and what points at what: SQLite in WAL mode with `synchronous=NORMAL`, in one
+//! transaction for blobs and results. See `durability` for what of it outlives a loss of power.
 
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
-use bytes::Bytes;
 use muster_model::{Digest, DigestFunction};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, params};
 
+use super::durability::Unsynced;
+use super::eviction::DiskSpace;
 use super::layout::{Form, Layout};
-use super::leases::Leases;
+use super::packs::{Location, Pack, PackHandles, Packs, footprint};
+use super::presence::Presence;
 use super::thread::Failures;
-use super::{DiskStats, Verified};
+use super::{DiskConfig, DiskStats, Verified};
 use crate::StoreError;
 use crate::blob::Partial;
+use crate::files::Lock;
 
 /// What one row is charged with beside its bytes, so that a flood of tiny blobs is bounded too.
 pub(super) const ENTRY_BYTES: u64 = 256;
@@ -29,54 +29,77 @@ const PENDING_USES_MAX: usize = 4096;
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS blobs (
     id INTEGER PRIMARY KEY, function INTEGER NOT NULL, hash BLOB NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL,
-    copies INTEGER NOT NULL DEFAULT 1, bytes BLOB);
+    copies INTEGER NOT NULL DEFAULT 1, pack INTEGER, offset INTEGER);
 CREATE UNIQUE INDEX IF NOT EXISTS blobs_by_hash ON blobs (hash, function);
 CREATE INDEX IF NOT EXISTS blobs_by_use ON blobs (used);
+CREATE INDEX IF NOT EXISTS blobs_by_pack ON blobs (pack, offset) WHERE pack IS NOT NULL;
+CREATE TABLE IF NOT EXISTS packs (number INTEGER PRIMARY KEY, size INTEGER NOT NULL, live INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS records (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, used INTEGER NOT NULL, payload BLOB NOT NULL, outcome BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS divergent (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL, first BLOB NOT NULL, outcome BLOB NOT NULL, payload BLOB NOT NULL, points_at BLOB NOT NULL,
-    times INTEGER NOT NULL, seen INTEGER NOT NULL, UNIQUE (key, outcome));
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, used INTEGER NOT NULL, payload BLOB NOT NULL, outcome BLOB NOT NULL,
+    proof BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS records_by_use ON records (used);
 CREATE TABLE IF NOT EXISTS record_references (
     blob INTEGER NOT NULL, record INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (blob, record, position)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS references_by_record ON record_references (record, position);
-CREATE TABLE IF NOT EXISTS unsettled (function INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (hash, function)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS totals (
+CREATE TABLE IF NOT EXISTS divergent (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL, first BLOB NOT NULL, outcome BLOB NOT NULL, payload BLOB NOT NULL, points_at BLOB NOT NULL,
+    times INTEGER NOT NULL, seen INTEGER NOT NULL, UNIQUE (key, outcome));
+CREATE TABLE IF NOT EXISTS state (
     one INTEGER PRIMARY KEY CHECK (one = 1), charged INTEGER NOT NULL, blobs INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    records INTEGER NOT NULL, clock INTEGER NOT NULL);
-INSERT OR IGNORE INTO totals VALUES (1, 0, 0, 0, 0, 0);
+    records INTEGER NOT NULL, clock INTEGER NOT NULL, durable INTEGER NOT NULL, closed INTEGER NOT NULL,
+    syncs INTEGER NOT NULL, complete INTEGER NOT NULL);
 ";
 
 /// The index and everything that is decided with it. Used by one thread.
 pub(super) struct Index {
     pub(super) connection: Connection,
     pub(super) totals: Totals,
-    pub(super) leases: Leases,
-    lease_time: Duration,
-    capacity_bytes: u64,
-    reserved_bytes: u64,
+    pub(super) presence: Arc<Presence>,
+    pub(super) capacity_bytes: u64,
+    pub(super) age_max: Option<std::time::Duration>,
+    pub(super) reserved_bytes: u64,
+    pub(super) space: DiskSpace,
     pending_uses: HashMap<Entry, i64>,
-    layout: Arc<Layout>,
-    verified: Arc<Verified>,
-    job: usize,
-    file_work: Vec<(usize, FileWork)>,
-    settled: Vec<Digest>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) handles: Arc<PackHandles>,
+    pub(super) packs: Packs,
+    pub(super) verified: Arc<Verified>,
+    pub(super) unsynced: Unsynced,
+    /// Folders in which files that no row names are still to be looked for.
+    pub(super) unswept: Vec<std::path::PathBuf>,
+    pub(super) job: usize,
+    pub(super) file_work: Vec<(usize, FileWork)>,
     /// Files that could not be put in place: their rows go with the next batch.
-    lost: Vec<Digest>,
+    pub(super) lost: Vec<Digest>,
+    /// Rows that become known with the commit.
+    pub(super) seen: HashMap<Digest, Row>,
+    /// Packs into which this batch moved blobs that were durable elsewhere.
+    pub(super) moved_into: BTreeSet<i64>,
     /// Whether the totals or the clock changed since they were written.
     dirty: bool,
     failed: Option<Arc<str>>,
-    evicted_blobs: u64,
-    evicted_bytes: u64,
-    quarantined_blobs: u64,
+    full: bool,
+    pub(super) damaged: bool,
+    /// Whether the index says everything that is on the disk; it does not while it is being made anew.
+    pub(super) complete: bool,
+    /// What is in memory may not be what the index says.
+    stale: bool,
+    /// A file could not be removed: the next start looks for it.
+    pub(super) untidy: bool,
+    pub(super) evicted_blobs: u64,
+    pub(super) evicted_bytes: u64,
+    pub(super) quarantined_blobs: u64,
+    pub(super) quarantined_files: u64,
+    pub(super) quarantined_records: u64,
     pub(super) divergent_results: u64,
-    _lock: File,
+    pub(super) compacted_bytes: u64,
+    _lock: Lock,
 }
 
 /// Sums over the index, kept beside it so that nothing is ever counted by scanning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
+    /// What files, rows and results take; packs are counted where they are kept.
     pub(super) charged: u64,
     pub(super) blobs: u64,
     pub(super) bytes: u64,
@@ -92,185 +115,343 @@ pub(super) enum Entry {
 }
 
 /// What happens to files once a batch is committed.
-enum FileWork {
+#[derive(Debug)]
+pub(super) enum FileWork {
     Publish(Digest, Partial),
     Remove(Digest),
     Quarantine(Digest, u64),
-}
-
-/// Where a blob's bytes are.
-#[derive(Debug)]
-pub(super) enum Place {
-    Inline(Bytes),
-    File,
-}
-
-/// What to do with a blob that is offered.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Offer {
-    /// It is here.
-    Present,
-    /// There is room, reserved until it is stored or [`Index::unreserve`]d.
-    Wanted,
+    RemovePack(i64),
 }
 
 /// A blob's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) id: i64,
-    copies: u64,
-    inline: bool,
+    pub(super) copies: u64,
+    /// Its place in a pack; none when it has a file.
+    pub(super) place: Option<Location>,
+}
+
+impl Row {
+    /// Reads the columns `id, copies, pack, offset` from the column numbered `first` on.
+    pub(super) fn from_columns(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        let place = match (row.get::<_, Option<i64>>(first + 2)?, row.get::<_, Option<i64>>(first + 3)?) {
+            (Some(pack), Some(offset)) => Some(Location { pack, offset: offset.cast_unsigned() }),
+            _ => None,
+        };
+        Ok(Self { id: row.get(first)?, copies: row.get::<_, i64>(first + 1)?.cast_unsigned().clamp(1, 2), place })
+    }
+
+    /// What leasing the blob may keep from being freed: a pack with at least half of its bytes in use is not rewritten.
+    pub(super) fn held_charge(&self, digest: &Digest) -> u64 {
+        match self.place {
+            Some(_) => footprint(digest) * 2 + ENTRY_BYTES,
+            None => file_charge(digest, self.copies),
+        }
+    }
 }
 
 impl Index {
     pub(super) fn open(
         layout: Arc<Layout>,
-        lock: File,
+        lock: Lock,
         verified: Arc<Verified>,
-        capacity_bytes: u64,
-        lease_time: Duration,
+        presence: Arc<Presence>,
+        handles: Arc<PackHandles>,
+        config: &DiskConfig,
     ) -> Result<Self, StoreError> {
         assert!(rusqlite::version_number() >= SQLITE_VERSION_MIN, "the bundled SQLite has the WAL-reset bug");
-        let connection = Connection::open(layout.index_path())?;
+        let mut index = Self {
+            connection: Connection::open_in_memory()?,
+            totals: Totals::default(),
+            presence,
+            capacity_bytes: config.capacity_bytes,
+            age_max: config.age_max,
+            reserved_bytes: 0,
+            space: DiskSpace::default(),
+            pending_uses: HashMap::new(),
+            packs: Packs::new(layout.clone(), handles.clone(), pack_bytes(config.capacity_bytes)),
+            layout,
+            handles,
+            verified,
+            unsynced: Unsynced::default(),
+            unswept: Vec::new(),
+            job: 0,
+            file_work: Vec::new(),
+            lost: Vec::new(),
+            seen: HashMap::new(),
+            moved_into: BTreeSet::new(),
+            dirty: false,
+            failed: None,
+            full: false,
+            damaged: false,
+            complete: false,
+            stale: false,
+            untidy: false,
+            evicted_blobs: 0,
+            evicted_bytes: 0,
+            quarantined_blobs: 0,
+            quarantined_files: 0,
+            quarantined_records: 0,
+            divergent_results: 0,
+            compacted_bytes: 0,
+            _lock: lock,
+        };
+        match index.start() {
+            Err(StoreError::Index(error)) if is_damage(&error) => {
+                tracing::error!(%error, "the cache's index is damaged");
+                index.rebuild()?;
+            }
+            started => started?,
+        }
+        Ok(index)
+    }
+
+    /// Reads what was left by the process before, and makes it agree with the files.
+    fn start(&mut self) -> Result<(), StoreError> {
+        let fresh = self.connect()?;
+        let (durable, closed, complete): (i64, bool, bool) =
+            self.connection.query_row("SELECT durable, closed, complete FROM state", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        if fresh && self.has_content()? {
+            return self.fill_from_files();
+        }
+        if !fresh && !complete {
+            // The process before did not come to the end of making it.
+            return self.rebuild();
+        }
+        self.load()?;
+        self.complete = true;
+        if !fresh && !closed {
+            self.packs.measure_all()?;
+            self.begin_batch();
+            if !self.has_failed() {
+                self.verify_after(durable)?;
+            }
+            self.end_batch()?;
+            self.unswept = self.layout.blob_folders()?;
+        }
+        self.remove_unknown_packs()?;
+        self.synced_transaction(|connection| {
+            connection.execute("UPDATE state SET closed = 0, complete = 1", []).map(drop)
+        })?;
+        Ok(())
+    }
+
+    /// Opens the database, and makes its tables if it has none; whether it had none.
+    pub(super) fn connect(&mut self) -> Result<bool, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let path = self.layout.index_path();
+        let connection = match self.layout.files().sqlite_vfs() {
+            Some(vfs) => Connection::open_with_flags_and_vfs(&path, flags, vfs)?,
+            None => Connection::open_with_flags(&path, flags)?,
+        };
         connection.set_prepared_statement_cache_capacity(64);
+        // Nobody else reads it, so no memory is shared and no lock is taken more than once.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "mmap_size", 0)?;
         connection.pragma_update(None, "cache_size", -32_768)?;
-        connection.execute_batch(SCHEMA)?;
-        let totals = read_totals(&connection)?;
-        let mut index = Self {
-            connection,
-            totals,
-            leases: Leases::default(),
-            lease_time,
-            capacity_bytes,
-            reserved_bytes: 0,
-            pending_uses: HashMap::new(),
-            layout,
-            verified,
-            job: 0,
-            file_work: Vec::new(),
-            settled: Vec::new(),
-            lost: Vec::new(),
-            dirty: false,
-            failed: None,
-            evicted_blobs: 0,
-            evicted_bytes: 0,
-            quarantined_blobs: 0,
-            divergent_results: 0,
-            _lock: lock,
-        };
-        index.settle()?;
-        Ok(index)
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'state'", [], |row| row.get(0))?;
+        if tables == 0 {
+            connection.execute_batch(&format!(
+                "BEGIN; {SCHEMA} INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0, 0); COMMIT"
+            ))?;
+        }
+        self.connection = connection;
+        Ok(tables == 0)
     }
 
-    /// Makes files and rows agree where the last process may have stopped between the two.
-    fn settle(&mut self) -> Result<(), StoreError> {
-        let unsettled: Vec<Digest> = {
-            let mut statement = self.connection.prepare("SELECT function, hash FROM unsettled")?;
-            let rows = statement.query_map([], |row| digest_from(row.get(0)?, row.get(1)?, 0))?;
-            rows.collect::<Result<_, _>>()?
-        };
-        self.begin_batch();
-        for digest in unsettled {
-            let size: Option<i64> = self
-                .connection
-                .prepare_cached("SELECT size FROM blobs WHERE hash = ? AND function = ? AND bytes IS NULL")?
-                .query_row(params![digest.hash, function_number(digest.function)], |row| row.get(0))
-                .optional()?;
-            let digest = Digest { size_bytes: size.unwrap_or(0).cast_unsigned(), ..digest };
-            let there = self.layout.open_blob(&digest)?.and_then(|(file, _)| file.metadata().ok());
-            match (size, there) {
-                (Some(_), Some(metadata)) if metadata.len() == digest.size_bytes => {}
-                (Some(_), _) => self.forget(&digest)?,
-                (None, _) => self.layout.remove(&digest)?,
+    pub(super) fn load(&mut self) -> Result<(), StoreError> {
+        // The clock never says the same twice, whatever was rolled back.
+        let clock = self.totals.clock;
+        self.totals = read_totals(&self.connection)?;
+        self.totals.clock = self.totals.clock.max(clock);
+        self.packs.load(read_packs(&self.connection)?)
+    }
+
+    fn remove_unknown_packs(&mut self) -> Result<(), StoreError> {
+        for number in self.layout.list_packs()? {
+            if self.packs.get(number).is_none() {
+                self.layout.remove_pack(number)?;
             }
-            self.settled.push(digest);
         }
-        match self.commit_batch().all {
-            Some(reason) => Err(StoreError::Index(rusqlite::Error::SqliteFailure(
-                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT),
-                Some(reason.to_string()),
-            ))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     pub(super) fn begin_batch(&mut self) {
         self.job = 0;
         self.failed = None;
+        self.full = false;
         if let Err(error) = self.connection.execute_batch("BEGIN") {
             self.fail_batch(&error);
         }
-        for digest in std::mem::take(&mut self.lost) {
-            if let Err(StoreError::Index(error)) = self.forget(&digest) {
-                self.fail_batch(&error);
+        if !self.complete {
+            self.damaged = true;
+            self.failed = Some("it has to be made anew first".into());
+        } else if self.stale {
+            match self.load() {
+                Ok(()) => self.stale = false,
+                Err(StoreError::Index(error)) => self.fail_batch(&error),
+                Err(error) => self.failed = Some(error.to_string().into()),
             }
         }
+        for id in self.presence.take_uses() {
+            self.touch(Entry::Blob(id));
+        }
+        // They stay listed until the batch is committed.
+        for digest in self.lost.clone() {
+            self.attempt(|index| index.forget(&digest));
+        }
+    }
+
+    /// Whether the batch will be rolled back, so that nothing more should be done in it.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.is_some()
     }
 
     pub(super) fn begin_job(&mut self) {
         self.job += 1;
     }
 
+    /// Does a part of a batch that nobody waits for: when it fails because of the index, so does the batch.
+    pub(super) fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<(), StoreError>) {
+        if self.has_failed() {
+            return;
+        }
+        match work(self) {
+            Err(StoreError::Index(error)) => self.fail_batch(&error),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the cache could not be tidied"),
+            Ok(()) => {}
+        }
+    }
+
     /// The batch will be rolled back, and every job in it fails.
     pub(super) fn fail_batch(&mut self, error: &rusqlite::Error) {
+        self.note_damage(error);
+        self.full |= error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
         self.failed.get_or_insert_with(|| error.to_string().into());
+    }
+
+    /// Remembers that the index has to be made anew.
+    pub(super) fn note_damage(&mut self, error: &rusqlite::Error) {
+        self.damaged |= is_damage(error);
+    }
+
+    /// [`Self::commit_batch`] for a batch without jobs.
+    pub(super) fn end_batch(&mut self) -> Result<(), StoreError> {
+        match self.commit_batch().all {
+            Some(failure) => Err(failure.to_error()),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn commit_batch(&mut self) -> Failures {
         if self.failed.is_none()
             && let Err(error) = self.write_batch_end()
         {
-            self.fail_batch(&error);
-        }
-        if let Some(reason) = self.failed.take() {
-            tracing::error!(%reason, "a transaction of the cache's index was rolled back");
-            if !self.connection.is_autocommit() {
-                drop(self.connection.execute_batch("ROLLBACK"));
-            }
-            self.file_work.clear();
-            self.pending_uses.clear();
-            self.dirty = false;
-            if let Ok(totals) = read_totals(&self.connection) {
-                self.totals = totals;
-            }
-            return Failures { all: Some(reason), ..Failures::default() };
-        }
-        let mut failures = Failures::default();
-        for (job, work) in std::mem::take(&mut self.file_work) {
-            let (digest, done) = match work {
-                FileWork::Publish(digest, partial) => (digest, self.layout.publish(&digest, Form::Plain, partial)),
-                FileWork::Remove(digest) => (digest, self.layout.remove(&digest)),
-                FileWork::Quarantine(digest, number) => (digest, self.layout.quarantine(&digest, number)),
-            };
-            match done {
-                Ok(()) => self.settled.push(digest),
-                Err(error) => {
-                    tracing::error!(%error, "a stored file could not be moved");
-                    self.lost.push(digest);
-                    failures.single.insert(job.saturating_sub(1), error);
+            match error {
+                StoreError::Index(error) => self.fail_batch(&error),
+                error => {
+                    self.full |= error.is_full();
+                    self.failed = Some(error.to_string().into());
                 }
             }
+        }
+        if let Some(reason) = self.failed.take() {
+            return self.roll_back(reason);
+        }
+        self.packs.keep();
+        self.moved_into.clear();
+        self.lost.clear();
+        self.presence.learn(self.seen.drain());
+        let mut failures = Failures::default();
+        for (job, work) in std::mem::take(&mut self.file_work) {
+            self.note_removal(&work);
+            let done = match work {
+                FileWork::Publish(digest, partial) => {
+                    self.layout.publish(&digest, Form::Plain, partial).inspect_err(|_| self.lost.push(digest))
+                }
+                FileWork::Remove(digest) => self.layout.remove(&digest),
+                FileWork::Quarantine(digest, number) => self.layout.quarantine(&digest, number),
+                FileWork::RemovePack(number) => self.layout.remove_pack(number),
+            };
+            if let Err(error) = done {
+                tracing::error!(error = &error as &dyn std::error::Error, "a stored file could not be moved");
+                self.untidy = true;
+                failures.single.insert(job.saturating_sub(1), error);
+            }
+        }
+        for digest in &self.lost {
+            self.presence.unlearn(digest);
         }
         failures
     }
 
-    fn write_batch_end(&mut self) -> rusqlite::Result<()> {
-        for digest in std::mem::take(&mut self.settled) {
-            // A file may have become unsettled again in this very batch.
-            if !self.file_work.iter().any(|(_, work)| work.digest() == &digest) {
-                self.connection
-                    .prepare_cached("DELETE FROM unsettled WHERE hash = ? AND function = ?")?
-                    .execute(params![digest.hash, function_number(digest.function)])?;
+    fn note_removal(&mut self, work: &FileWork) {
+        match work {
+            FileWork::Publish(..) => {}
+            FileWork::Remove(digest) | FileWork::Quarantine(digest, _) => {
+                for form in [Form::Plain, Form::Executable] {
+                    let path = self.layout.blob_path(digest, form);
+                    // Most blobs never had a second form, and then not its folder either.
+                    if form == Form::Plain || self.layout.exists(&path) {
+                        self.unsynced.add_folder(path.parent());
+                    }
+                }
             }
+            FileWork::RemovePack(number) => self.unsynced.add_folder(self.layout.pack_path(*number).parent()),
+        }
+    }
+
+    fn roll_back(&mut self, reason: Arc<str>) -> Failures {
+        tracing::error!(%reason, "a transaction of the cache's index was rolled back");
+        if !self.connection.is_autocommit() {
+            drop(self.connection.execute_batch("ROLLBACK"));
+        }
+        self.file_work.clear();
+        self.pending_uses.clear();
+        self.seen.clear();
+        self.moved_into.clear();
+        self.presence.unlearn_all();
+        self.dirty = false;
+        // Read back in any case, so that packs that this batch made go.
+        let known = read_packs(&self.connection).inspect_err(|error| self.note_damage(error)).unwrap_or_default();
+        self.packs.roll_back(known);
+        self.stale = self.load().is_err();
+        Failures { all: Some(super::thread::Failure { reason, full: self.full }), ..Failures::default() }
+    }
+
+    fn write_batch_end(&mut self) -> Result<(), StoreError> {
+        self.packs.flush()?;
+        for number in &self.moved_into {
+            self.packs.sync(*number)?;
+        }
+        if !self.moved_into.is_empty() {
+            self.layout.sync_packs()?;
         }
         if self.pending_uses.len() >= PENDING_USES_MAX {
             self.flush_uses()?;
         }
+        let mut changed = std::mem::take(&mut self.packs.changed);
+        changed.sort_unstable();
+        changed.dedup();
+        for number in changed {
+            match self.packs.get(number) {
+                Some(pack) => self
+                    .connection
+                    .prepare_cached("INSERT OR REPLACE INTO packs (number, size, live) VALUES (?, ?, ?)")?
+                    .execute([number, pack.size.cast_signed(), pack.live.cast_signed()])?,
+                None => self.connection.prepare_cached("DELETE FROM packs WHERE number = ?")?.execute([number])?,
+            };
+            self.dirty = true;
+        }
         if std::mem::take(&mut self.dirty) {
             self.connection
-                .prepare_cached("UPDATE totals SET charged = ?, blobs = ?, bytes = ?, records = ?, clock = ?")?
+                .prepare_cached("UPDATE state SET charged = ?, blobs = ?, bytes = ?, records = ?, clock = ?")?
                 .execute(params![
                     self.totals.charged.cast_signed(),
                     self.totals.blobs.cast_signed(),
@@ -279,7 +460,19 @@ impl Index {
                     self.totals.clock
                 ])?;
         }
-        self.connection.execute_batch("COMMIT")
+        self.connection.execute_batch("COMMIT")?;
+        // What goes from the disk must have gone from the index for good. After a failure the rows are gone and the files stay, which costs
+        // room until the next start and tells no lie.
+        if self.file_work.iter().any(|(_, work)| !matches!(work, FileWork::Publish(..))) {
+            let synced = self.synced_transaction(|_| Ok(()));
+            if let Err(error) = synced {
+                tracing::error!(%error, "removals could not be made durable: the files stay until the next start");
+                self.note_damage(&error);
+                self.untidy = true;
+                self.file_work.retain(|(_, work)| matches!(work, FileWork::Publish(..)));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn has_pending_uses(&self) -> bool {
@@ -289,9 +482,7 @@ impl Index {
     /// Writes last uses in a transaction of their own.
     pub(super) fn flush_uses_alone(&mut self) {
         self.begin_batch();
-        if let Err(error) = self.flush_uses() {
-            self.fail_batch(&error);
-        }
+        self.attempt(|index| Ok(index.flush_uses()?));
         self.commit_batch();
     }
 
@@ -318,9 +509,7 @@ impl Index {
 
     /// The clock counts microseconds since 1970, so that it tells ages too, and never says the same twice.
     fn advance(&mut self) -> i64 {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let now = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
-        self.totals.clock = self.totals.clock.saturating_add(1).max(now);
+        self.totals.clock = self.totals.clock.saturating_add(1).max(now());
         self.totals.clock
     }
 
@@ -338,302 +527,51 @@ impl Index {
         self.pending_uses.remove(&entry);
     }
 
-    pub(super) fn row(&self, digest: &Digest) -> Result<Option<Row>, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached(
-                "SELECT id, copies, bytes IS NOT NULL FROM blobs WHERE hash = ? AND function = ? AND size = ?",
-            )?
-            .query_row(params![digest.hash, function_number(digest.function), digest.size_bytes.cast_signed()], |row| {
-                Ok(Row { id: row.get(0)?, copies: row.get::<_, i64>(1)?.cast_unsigned(), inline: row.get(2)? })
-            })
-            .optional()?)
-    }
-
-    /// The size of the blob of a hash, whoever asks for it by the hash alone.
-    pub(super) fn size_of(&self, function: DigestFunction, hash: &[u8; 32]) -> Result<Option<u64>, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached("SELECT size FROM blobs WHERE hash = ? AND function = ?")?
-            .query_row(params![hash, function_number(function)], |row| Ok(row.get::<_, i64>(0)?.cast_unsigned()))
-            .optional()?)
-    }
-
-    /// Where a blob is; it counts as used.
-    pub(super) fn find(&mut self, digest: &Digest) -> Result<Option<Place>, StoreError> {
-        let Some(row) = self.row(digest)? else { return Ok(None) };
-        self.touch(Entry::Blob(row.id));
-        if !row.inline {
-            return Ok(Some(Place::File));
-        }
-        let bytes: Vec<u8> = self
-            .connection
-            .prepare_cached("SELECT bytes FROM blobs WHERE id = ?")?
-            .query_row([row.id], |row| row.get(0))?;
-        Ok(Some(Place::Inline(bytes.into())))
-    }
-
-    /// Whether a blob is here; if so it counts as used and stays for the lease time.
-    pub(super) fn confirm(&mut self, digest: &Digest) -> Result<bool, StoreError> {
-        let Some(row) = self.row(digest)? else { return Ok(false) };
-        self.touch(Entry::Blob(row.id));
-        self.leases.hold_for(*digest, charge(digest, row.copies), Instant::now(), self.lease_time);
-        Ok(true)
-    }
-
-    /// Holds blobs until they are released: all of them or none.
-    pub(super) fn hold(&mut self, digests: &[Digest]) -> Result<(), StoreError> {
-        for (position, digest) in digests.iter().enumerate() {
-            match self.row(digest) {
-                Ok(Some(row)) => {
-                    self.touch(Entry::Blob(row.id));
-                    self.leases.hold(*digest, charge(digest, row.copies));
-                }
-                missing => {
-                    self.release(&digests[..position]);
-                    return Err(missing.err().unwrap_or(StoreError::NotFound(*digest)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn release(&mut self, digests: &[Digest]) {
-        for digest in digests {
-            self.leases.release(digest);
-        }
-    }
-
-    /// Says whether a blob is wanted, and reserves room for it if so.
-    pub(super) fn offer(&mut self, digest: &Digest) -> Result<Offer, StoreError> {
-        if let Some(row) = self.row(digest)? {
-            self.touch(Entry::Blob(row.id));
-            return Ok(Offer::Present);
-        }
-        let needed = charge(digest, 1);
-        self.make_room(needed)?;
-        self.reserved_bytes += needed;
-        Ok(Offer::Wanted)
-    }
-
-    /// Gives back what [`Self::offer`] reserved.
-    pub(super) fn unreserve(&mut self, digest: &Digest) {
-        self.reserved_bytes = self.reserved_bytes.saturating_sub(charge(digest, 1));
-    }
-
-    /// Stores a small blob whose bytes were verified. Room is made here.
-    pub(super) fn insert_inline(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
-        if let Some(row) = self.row(digest)? {
-            self.touch(Entry::Blob(row.id));
-            return Ok(());
-        }
-        self.make_room(charge(digest, 1))?;
-        self.insert(digest, Some(bytes))
-    }
-
-    /// Stores a blob whose bytes were verified into a file that waits in `incoming/`. Room was reserved by [`Self::offer`].
-    pub(super) fn insert_file(&mut self, digest: &Digest, partial: Partial) -> Result<(), StoreError> {
-        if self.row(digest)?.is_some() {
-            return Ok(());
-        }
-        self.insert(digest, None)?;
-        self.mark_unsettled(digest)?;
-        self.verified.insert(*digest);
-        self.file_work.push((self.job, FileWork::Publish(*digest, partial)));
-        Ok(())
-    }
-
-    fn insert(&mut self, digest: &Digest, bytes: Option<&[u8]>) -> Result<(), StoreError> {
-        let used = self.tick();
-        self.connection
-            .prepare_cached("INSERT INTO blobs (function, hash, size, used, bytes) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![
-                function_number(digest.function),
-                digest.hash,
-                digest.size_bytes.cast_signed(),
-                used,
-                bytes
-            ])?;
-        self.totals.charged += charge(digest, 1);
-        self.totals.blobs += 1;
-        self.totals.bytes += digest.size_bytes;
-        Ok(())
-    }
-
-    /// Accounts for a second file of a blob, in another form.
-    pub(super) fn add_copy(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        let Some(row) = self.row(digest)? else { return Err(StoreError::NotFound(*digest)) };
-        if row.copies == 1 {
-            self.make_room(digest.size_bytes)?;
-            self.connection.prepare_cached("UPDATE blobs SET copies = 2 WHERE id = ?")?.execute([row.id])?;
-            self.totals.charged += digest.size_bytes;
-            self.leases.recharge(digest, charge(digest, 2));
-            self.dirty = true;
-        }
-        Ok(())
-    }
-
-    /// Takes a blob that did not verify out of the store.
-    pub(super) fn quarantine(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        let Some(row) = self.row(digest)? else { return Ok(()) };
-        let was_file = !row.inline;
-        self.delete(&row, digest)?;
-        self.quarantined_blobs += 1;
-        if was_file {
-            self.file_work.push((self.job, FileWork::Quarantine(*digest, self.quarantined_blobs)));
-        }
-        tracing::error!(%digest, "a stored blob does not verify");
-        Ok(())
-    }
-
-    /// Drops a blob whose file is gone.
-    pub(super) fn forget(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        let Some(row) = self.row(digest)? else { return Ok(()) };
-        self.delete(&row, digest)?;
-        if !row.inline {
-            self.file_work.push((self.job, FileWork::Remove(*digest)));
-        }
-        Ok(())
-    }
-
-    /// [`Self::forget`], unless the file is there after all.
-    pub(super) fn forget_if_missing(&mut self, digest: &Digest) -> Result<(), StoreError> {
-        match self.layout.open_blob(digest)? {
-            Some(_) => Ok(()),
-            None => self.forget(digest),
-        }
-    }
-
-    fn delete(&mut self, row: &Row, digest: &Digest) -> Result<(), StoreError> {
-        self.delete_records_of(row.id)?;
-        self.dirty = true;
-        self.connection.prepare_cached("DELETE FROM blobs WHERE id = ?")?.execute([row.id])?;
-        self.untouch(Entry::Blob(row.id));
-        self.leases.forget(digest);
-        self.verified.forget(digest);
-        if !row.inline {
-            self.mark_unsettled(digest)?;
-        }
-        self.totals.charged = self.totals.charged.saturating_sub(charge(digest, row.copies));
-        self.totals.blobs -= 1;
-        self.totals.bytes -= digest.size_bytes;
-        Ok(())
-    }
-
-    fn mark_unsettled(&self, digest: &Digest) -> Result<(), StoreError> {
-        self.connection
-            .prepare_cached("INSERT OR IGNORE INTO unsettled (function, hash) VALUES (?, ?)")?
-            .execute(params![function_number(digest.function), digest.hash])?;
-        Ok(())
-    }
-
-    /// Evicts what was not used for longest until `needed_bytes` more fit.
-    pub(super) fn make_room(&mut self, needed_bytes: u64) -> Result<(), StoreError> {
-        let claimed = self.reserved_bytes.saturating_add(needed_bytes);
-        if self.totals.charged.saturating_add(claimed) <= self.capacity_bytes {
-            return Ok(());
-        }
-        let leased_bytes = self.leases.bytes(Instant::now());
-        if claimed.saturating_add(leased_bytes) > self.capacity_bytes {
-            return Err(self.full(needed_bytes, leased_bytes));
-        }
-        self.flush_uses()?;
-        let newest = self.totals.clock;
-        while self.totals.charged.saturating_add(claimed) > self.capacity_bytes {
-            if !self.evict_one(newest)? {
-                return Err(self.full(needed_bytes, leased_bytes));
-            }
-        }
-        Ok(())
-    }
-
-    fn full(&self, needed_bytes: u64, leased_bytes: u64) -> StoreError {
-        StoreError::Full { needed_bytes, leased_bytes, capacity_bytes: self.capacity_bytes }
-    }
-
-    /// Evicts the entry that was not used for longest, among those used up to `newest`.
-    pub(super) fn evict_one(&mut self, newest: i64) -> Result<bool, StoreError> {
-        loop {
-            let blob = self.oldest_blob()?;
-            let record = self.oldest_record()?;
-            let (record_first, used) = match (&blob, record) {
-                (Some((used, ..)), Some((record_used, _))) => (record_used < *used, *used.min(&record_used)),
-                (Some((used, ..)), None) => (false, *used),
-                (None, Some((used, _))) => (true, used),
-                (None, None) => return Ok(false),
-            };
-            if used > newest {
-                return Ok(false);
-            }
-            match (record_first, record, blob) {
-                (true, Some((_, id)), _) => self.delete_record(id)?,
-                (_, _, Some((_, digest, row))) => {
-                    if self.leases.is_held(&digest, Instant::now()) {
-                        // Held is used: out of the way of the next look, so that looks stay short.
-                        let used = self.tick();
-                        self.connection
-                            .prepare_cached("UPDATE blobs SET used = ? WHERE id = ?")?
-                            .execute([used, row.id])?;
-                        continue;
-                    }
-                    self.delete(&row, &digest)?;
-                    if !row.inline {
-                        self.file_work.push((self.job, FileWork::Remove(digest)));
-                    }
-                    self.evicted_blobs += 1;
-                    self.evicted_bytes += digest.size_bytes;
-                }
-                _ => return Ok(false),
-            }
-            return Ok(true);
-        }
-    }
-
-    fn oldest_blob(&self) -> Result<Option<(i64, Digest, Row)>, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached(
-                "SELECT used, id, function, hash, size, copies, bytes IS NOT NULL FROM blobs ORDER BY used LIMIT 1",
-            )?
-            .query_row([], |row| {
-                let digest = digest_from(row.get(2)?, row.get(3)?, row.get(4)?)?;
-                let copies = row.get::<_, i64>(5)?.cast_unsigned();
-                Ok((row.get(0)?, digest, Row { id: row.get(1)?, copies, inline: row.get(6)? }))
-            })
-            .optional()?)
-    }
-
     pub(super) fn stats(&mut self) -> DiskStats {
+        let leased_blobs = self.presence.lock().leases.count(std::time::Instant::now()) as u64;
         DiskStats {
             blobs: self.totals.blobs,
             bytes: self.totals.bytes,
-            charged_bytes: self.totals.charged,
+            charged_bytes: self.charged(),
             capacity_bytes: self.capacity_bytes,
             records: self.totals.records,
-            leased_blobs: self.leases.count(Instant::now()) as u64,
+            packs: self.packs.numbers().count() as u64,
+            leased_blobs,
             evicted_blobs: self.evicted_blobs,
             evicted_bytes: self.evicted_bytes,
+            compacted_bytes: self.compacted_bytes,
             quarantined_blobs: self.quarantined_blobs,
+            quarantined_records: self.quarantined_records,
             divergent_results: self.divergent_results,
         }
     }
 
-    /// Writes what is only in memory.
+    /// Makes everything durable, and says that it is.
     pub(super) fn close(&mut self) {
         self.flush_uses_alone();
-    }
-}
-
-impl FileWork {
-    fn digest(&self) -> &Digest {
-        match self {
-            Self::Publish(digest, _) | Self::Remove(digest) | Self::Quarantine(digest, _) => digest,
+        if let Some(job) = self.take_unsynced() {
+            let synced = job.run(&self.layout, &self.handles);
+            self.finish_sync(synced);
+        }
+        if self.may_close() && self.unswept.is_empty() {
+            self.note_durable(self.totals.clock, true);
         }
     }
 }
 
-/// What a blob takes from the capacity.
-pub(super) fn charge(digest: &Digest, copies: u64) -> u64 {
+/// Bytes of one pack: few files, and little to rewrite when half of one is free.
+pub(super) fn pack_bytes(capacity_bytes: u64) -> u64 {
+    (capacity_bytes / 1024).clamp(4096, 64 * 1024 * 1024)
+}
+
+/// Microseconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// What a blob in a file takes from the capacity.
+pub(super) fn file_charge(digest: &Digest, copies: u64) -> u64 {
     digest.size_bytes.saturating_mul(copies).saturating_add(ENTRY_BYTES)
 }
 
@@ -653,8 +591,28 @@ pub(super) fn digest_from(function: i64, hash: [u8; 32], size: i64) -> rusqlite:
     Ok(Digest { function, hash, size_bytes: size.cast_unsigned() })
 }
 
+/// Whether an error says that what is stored in the index is not what was stored.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    match error {
+        Error::SqliteFailure(failure, message) => {
+            matches!(failure.code, rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+                // A damaged schema no longer has what the statements name, or has rows that it forbids.
+                || failure.code == rusqlite::ErrorCode::ConstraintViolation
+                || message.as_deref().is_some_and(|text| text.contains("no such") || text.contains("malformed"))
+        }
+        Error::SqlInputError { .. }
+        | Error::QueryReturnedNoRows
+        | Error::InvalidColumnType(..)
+        | Error::FromSqlConversionFailure(..)
+        | Error::Utf8Error(..)
+        | Error::IntegralValueOutOfRange(..) => true,
+        _ => false,
+    }
+}
+
 fn read_totals(connection: &Connection) -> rusqlite::Result<Totals> {
-    connection.prepare_cached("SELECT charged, blobs, bytes, records, clock FROM totals")?.query_row([], |row| {
+    connection.prepare_cached("SELECT charged, blobs, bytes, records, clock FROM state")?.query_row([], |row| {
         let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
         Ok(Totals {
             charged: number(0)?,
@@ -664,4 +622,13 @@ fn read_totals(connection: &Connection) -> rusqlite::Result<Totals> {
             clock: row.get(4)?,
         })
     })
+}
+
+fn read_packs(connection: &Connection) -> rusqlite::Result<HashMap<i64, Pack>> {
+    let mut statement = connection.prepare_cached("SELECT number, size, live FROM packs")?;
+    let rows = statement.query_map([], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok((row.get(0)?, Pack { size: number(1)?, live: number(2)? }))
+    })?;
+    rows.collect()
 }

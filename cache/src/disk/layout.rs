@@ -3,36 +3,42 @@
 //! ```text
 //! LAYOUT                        the number of this layout, in decimal
 //! LOCK                          locked while a process has the store open
-//! index.sqlite                  what is here, and small blobs themselves
-//! blobs/<function>/<2>/<hex>    a blob, mode 0444
-//! blobs-x/<function>/<2>/<hex>  a blob that is needed as an executable, mode 0555
+//! index.sqlite                  what is here, and results
+//! packs/<number>.pack           small blobs together: see `packs`
+//! blobs/<function>/<2>/<hex>    a blob in a file of its own, mode 0644
+//! blobs-x/<function>/<2>/<hex>  a blob that is needed as an executable, mode 0755
 //! incoming/                     files that are being written; emptied at start
-//! quarantine/                   blobs that did not verify, a few of them
+//! quarantine/                   what did not verify, a little of it
 //! ```
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use muster_model::limits::QUARANTINED_BLOBS_MAX;
 use muster_model::{Digest, DigestFunction};
 
+use super::packs;
 use crate::StoreError;
 use crate::blob::Partial;
+use crate::files::{Files, Lock, Space, StoreFile, read_all};
 
 /// The layout that this code writes.
-const LAYOUT: u32 = 2;
+pub(super) const LAYOUT: u32 = 2;
 
 /// Permissions of stored files. The owner may write because a test may change its own files: in an environment it changes a copy, made by the
 /// overlay, and the copy inherits these. The stored file itself is under no path that a test can reach.
 const PLAIN_MODE: u32 = 0o644;
 const EXECUTABLE_MODE: u32 = 0o755;
+/// Permissions of what only the store reads.
+const PRIVATE_MODE: u32 = 0o600;
 
 /// The folders of one store.
 #[derive(Debug)]
 pub(super) struct Layout {
+    files: Arc<dyn Files>,
     directory: PathBuf,
     owner: Option<(u32, u32)>,
     incoming: AtomicU64,
@@ -73,76 +79,152 @@ impl Form {
 }
 
 impl Layout {
-    /// Locks `directory`, creates what is missing and empties `incoming/`. The lock is held as long as the returned file is open.
-    pub(super) fn open(directory: &Path, owner: Option<(u32, u32)>) -> Result<(Self, File), StoreError> {
-        let layout = Self { directory: directory.to_path_buf(), owner, incoming: AtomicU64::new(0) };
-        create_all(directory)?;
+    /// Locks `directory`, creates what is missing and empties `incoming/`. The lock is held as long as the returned one exists.
+    pub(super) fn open(
+        files: Arc<dyn Files>,
+        directory: &Path,
+        owner: Option<(u32, u32)>,
+    ) -> Result<(Self, Lock), StoreError> {
+        let layout = Self { files, directory: directory.to_path_buf(), owner, incoming: AtomicU64::new(0) };
+        layout.make_folder(directory)?;
         let lock_path = directory.join("LOCK");
-        let lock = File::create(&lock_path).map_err(StoreError::file("create", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { directory: directory.to_path_buf() }),
-            Err(fs::TryLockError::Error(source)) => return Err(StoreError::file("lock", &lock_path)(source)),
-        }
+        let lock = layout.files.lock(&lock_path).map_err(StoreError::file("lock", &lock_path))?;
+        let lock = lock.ok_or_else(|| StoreError::InUse { directory: directory.to_path_buf() })?;
         layout.check_version()?;
-        let incoming = directory.join("incoming");
-        match fs::remove_dir_all(&incoming) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(StoreError::file("empty", &incoming)(error));
-            }
-            _ => create_all(&incoming)?,
+        for folder in ["incoming", "quarantine", "packs"] {
+            layout.make_folder(&directory.join(folder))?;
         }
-        create_all(&directory.join("quarantine"))?;
-        for form in [Form::Plain, Form::Executable] {
-            for function in [DigestFunction::Blake3, DigestFunction::Sha256] {
-                create_all(&directory.join(form.folder()).join(function.name()))?;
-            }
+        let incoming = directory.join("incoming");
+        for name in layout.list(&incoming)? {
+            layout.unlink(&incoming.join(name))?;
+        }
+        for folder in layout.function_folders() {
+            layout.make_folder(&folder)?;
+        }
+        // Names of folders must outlive power loss before what is in them can.
+        for folder in ["", "blobs", "blobs-x"] {
+            layout.sync_folder(&directory.join(folder))?;
         }
         Ok((layout, lock))
     }
 
+    fn function_folders(&self) -> impl Iterator<Item = PathBuf> {
+        [Form::Plain, Form::Executable].into_iter().flat_map(|form| {
+            [DigestFunction::Blake3, DigestFunction::Sha256]
+                .map(|function| self.directory.join(form.folder()).join(function.name()))
+        })
+    }
+
     fn check_version(&self) -> Result<(), StoreError> {
         let path = self.directory.join("LAYOUT");
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-                match text.parse::<u32>() {
-                    Ok(LAYOUT) => return Ok(()),
-                    Ok(1) => return self.clear_older(),
-                    _ => {}
-                }
+        let file = match self.files.open(&path, false) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.note_version(),
+            opened => opened.map_err(StoreError::file("open", &path))?,
+        };
+        let bytes = read_all(&*file).map_err(StoreError::file("read", &path))?;
+        let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+        match text.parse::<u32>() {
+            Ok(LAYOUT) => Ok(()),
+            // Small blobs were in the index of layout 1, which has no form that is read today. Files are as they were.
+            Ok(1) => {
+                self.set_index_aside()?;
+                self.note_version()
+            }
+            _ => {
                 let found = text.chars().take(20).collect();
                 Err(StoreError::Layout { directory: self.directory.clone(), found, known: LAYOUT })
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => self.note_version(),
-            Err(error) => Err(StoreError::file("read", &path)(error)),
         }
     }
 
     fn note_version(&self) -> Result<(), StoreError> {
         let (fresh, path) = (self.directory.join("LAYOUT.new"), self.directory.join("LAYOUT"));
-        fs::write(&fresh, format!("{LAYOUT}\n")).map_err(StoreError::file("write", &fresh))?;
-        fs::rename(&fresh, &path).map_err(StoreError::file("put in place", &path))
+        self.unlink(&fresh)?;
+        let file = self.files.create(&fresh).map_err(StoreError::file("create", &fresh))?;
+        let written = file.write_at(format!("{LAYOUT}\n").as_bytes(), 0).and_then(|()| file.sync());
+        written.map_err(StoreError::file("write", &fresh))?;
+        self.rename(&fresh, &path)?;
+        self.sync_folder(&self.directory)
     }
 
-    /// Empties a store of an older layout: it is a cache.
-    fn clear_older(&self) -> Result<(), StoreError> {
-        tracing::warn!(directory = %self.directory.display(), "the cache has an older layout and starts empty");
-        for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "blobs", "blobs-x"] {
-            let path = self.directory.join(name);
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(StoreError::file("remove", &path)(error));
-                }
-                _ => {}
-            }
-        }
-        self.note_version()
+    pub(super) fn files(&self) -> &Arc<dyn Files> {
+        &self.files
     }
 
     pub(super) fn index_path(&self) -> PathBuf {
         self.directory.join("index.sqlite")
+    }
+
+    /// Puts the index where it can be looked at, in place of one that was put there before.
+    pub(super) fn set_index_aside(&self) -> Result<(), StoreError> {
+        self.make_folder(&self.directory.join("quarantine"))?;
+        for ending in ["", "-wal", "-shm", "-journal"] {
+            let name = format!("index.sqlite{ending}");
+            let (path, aside) = (self.directory.join(&name), self.directory.join("quarantine").join(&name));
+            self.unlink(&aside)?;
+            match self.files.rename(&path, &aside) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(StoreError::file("quarantine", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        self.sync_folder(&self.directory)
+    }
+
+    pub(super) fn pack_path(&self, number: i64) -> PathBuf {
+        self.directory.join("packs").join(format!("{number}.pack"))
+    }
+
+    pub(super) fn create_pack(&self, number: i64) -> Result<Arc<dyn StoreFile>, StoreError> {
+        let path = self.pack_path(number);
+        let file = self.files.create(&path).map_err(StoreError::file("create", &path))?;
+        file.seal(PRIVATE_MODE, None).map_err(StoreError::file("seal", &path))?;
+        Ok(file)
+    }
+
+    pub(super) fn open_pack(&self, number: i64) -> Result<Arc<dyn StoreFile>, StoreError> {
+        let path = self.pack_path(number);
+        self.files.open(&path, true).map_err(StoreError::file("open", &path))
+    }
+
+    pub(super) fn remove_pack(&self, number: i64) -> Result<(), StoreError> {
+        self.unlink(&self.pack_path(number))
+    }
+
+    /// Makes the names of packs durable.
+    pub(super) fn sync_packs(&self) -> Result<(), StoreError> {
+        self.sync_folder(&self.directory.join("packs"))
+    }
+
+    /// The numbers of all packs, and names in their folder that are none.
+    pub(super) fn list_packs(&self) -> Result<Vec<i64>, StoreError> {
+        let names = self.list(&self.directory.join("packs"))?;
+        Ok(names.iter().filter_map(|name| packs::number_of(name)).collect())
+    }
+
+    /// Folders that hold blobs' files.
+    pub(super) fn blob_folders(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut folders = Vec::new();
+        for folder in self.function_folders() {
+            folders.extend(self.list(&folder)?.into_iter().map(|name| folder.join(name)));
+        }
+        Ok(folders)
+    }
+
+    /// Paths in a folder of [`Self::blob_folders`], with the digests that their names say.
+    pub(super) fn blobs_in(&self, folder: &Path) -> Result<Vec<(PathBuf, Option<Digest>)>, StoreError> {
+        let function = folder.parent().and_then(Path::file_name).and_then(OsStr::to_str);
+        let function =
+            [DigestFunction::Blake3, DigestFunction::Sha256].into_iter().find(|known| Some(known.name()) == function);
+        let named = |path: &Path| {
+            let size = self.files.look(path).ok()?.size_bytes;
+            let digest = Digest::parse(function?, path.file_name()?.to_str()?, size).ok()?;
+            (self.blob_path(&digest, Form::Plain) == *path || self.blob_path(&digest, Form::Executable) == *path)
+                .then_some(digest)
+        };
+        let paths = self.list(folder)?.into_iter().map(|name| folder.join(name));
+        Ok(paths.map(|path| (path.clone(), named(&path))).collect())
     }
 
     /// Where a blob's file is, if it has one in this form.
@@ -154,49 +236,44 @@ impl Layout {
     /// A new file in `incoming/`.
     pub(super) fn create_incoming(&self) -> Result<Partial, StoreError> {
         let number = self.incoming.fetch_add(1, Ordering::Relaxed);
-        Partial::create(self.directory.join("incoming").join(number.to_string()))
+        Partial::create(self.files.clone(), self.directory.join("incoming").join(number.to_string()))
     }
 
     /// Gives a written file the mode of its form and the configured owner.
-    pub(super) fn seal(&self, partial: &Partial, form: Form) -> Result<(), StoreError> {
-        self.seal_file(partial.file(), partial.path(), form)
-    }
-
-    /// [`Self::seal`] for a file anywhere.
-    pub(super) fn seal_file(&self, file: &File, path: &Path, form: Form) -> Result<(), StoreError> {
-        // The owner first: changing it clears bits of the mode.
-        if let Some((user, group)) = self.owner {
-            std::os::unix::fs::fchown(file, Some(user), Some(group)).map_err(StoreError::file("give away", path))?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(form.mode())).map_err(StoreError::file("seal", path))
+    pub(super) fn seal(&self, file: &dyn StoreFile, path: &Path, form: Form) -> Result<(), StoreError> {
+        file.seal(form.mode(), self.owner).map_err(StoreError::file("seal", path))
     }
 
     /// Puts a written file into its place.
     pub(super) fn publish(&self, digest: &Digest, form: Form, partial: Partial) -> Result<(), StoreError> {
         let path = self.blob_path(digest, form);
-        if let Some(folder) = path.parent() {
-            create_one(folder)?;
+        match partial.try_publish(&path) {
+            Err((partial, error)) if error.kind() == ErrorKind::NotFound => {
+                if let Some(folder) = path.parent() {
+                    self.make_folder(folder)?;
+                }
+                partial.publish(&path)
+            }
+            done => done.map_err(|(_, error)| StoreError::file("put in place", &path)(error)),
         }
-        partial.publish(&path)
     }
 
     /// Turns the file of one form into that of the other. Whoever has it linked sees the new mode.
     pub(super) fn convert(&self, digest: &Digest, to: Form) -> Result<(), StoreError> {
         let (from_path, to_path) = (self.blob_path(digest, to.other()), self.blob_path(digest, to));
         if let Some(folder) = to_path.parent() {
-            create_one(folder)?;
+            self.make_folder(folder)?;
         }
-        fs::set_permissions(&from_path, fs::Permissions::from_mode(to.mode()))
-            .map_err(StoreError::file("change the mode of", &from_path))?;
-        fs::rename(&from_path, &to_path).map_err(StoreError::file("put in place", &to_path))
+        self.files.set_mode(&from_path, to.mode()).map_err(StoreError::file("change the mode of", &from_path))?;
+        self.rename(&from_path, &to_path)
     }
 
     /// Opens a blob's file in whichever form it has.
-    pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<(File, PathBuf)>, StoreError> {
+    pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<(Arc<dyn StoreFile>, PathBuf)>, StoreError> {
         // Twice, because the file may move from one form to the other between two looks.
         for form in [Form::Plain, Form::Executable, Form::Plain] {
             let path = self.blob_path(digest, form);
-            match File::open(&path) {
+            match self.files.open(&path, false) {
                 Ok(file) => return Ok(Some((file, path))),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(StoreError::file("open", &path)(error)),
@@ -208,13 +285,7 @@ impl Layout {
     /// Deletes a blob's files.
     pub(super) fn remove(&self, digest: &Digest) -> Result<(), StoreError> {
         for form in [Form::Plain, Form::Executable] {
-            let path = self.blob_path(digest, form);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(StoreError::file("remove", &path)(error));
-                }
-                _ => {}
-            }
+            self.unlink(&self.blob_path(digest, form))?;
         }
         Ok(())
     }
@@ -222,21 +293,49 @@ impl Layout {
     /// Takes a blob's files out of the store; the newest few are kept for inspection, in place of the oldest.
     pub(super) fn quarantine(&self, digest: &Digest, number: u64) -> Result<(), StoreError> {
         if let Some((_, path)) = self.open_blob(digest)? {
-            let place = number % QUARANTINED_BLOBS_MAX as u64;
-            let kept = self.directory.join("quarantine").join(place.to_string());
-            fs::rename(&path, &kept).map_err(StoreError::file("quarantine", &path))?;
+            self.quarantine_file(&path, number)?;
         }
         self.remove(digest)
     }
-}
 
-fn create_all(path: &Path) -> Result<(), StoreError> {
-    fs::create_dir_all(path).map_err(StoreError::file("create", path))
-}
+    /// Takes any file out of the store.
+    pub(super) fn quarantine_file(&self, path: &Path, number: u64) -> Result<(), StoreError> {
+        let place = number % QUARANTINED_BLOBS_MAX as u64;
+        let kept = self.directory.join("quarantine").join(place.to_string());
+        self.files.rename(path, &kept).map_err(StoreError::file("quarantine", path))
+    }
 
-fn create_one(path: &Path) -> Result<(), StoreError> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(StoreError::file("create", path)(error)),
-        _ => Ok(()),
+    /// Takes a name away, if it is there.
+    pub(super) fn unlink(&self, path: &Path) -> Result<(), StoreError> {
+        match self.files.unlink(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::file("remove", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a file is there, as far as that can be told.
+    pub(super) fn exists(&self, path: &Path) -> bool {
+        self.files.look(path).is_ok()
+    }
+
+    /// Room on the store's file system.
+    pub(super) fn space(&self) -> Result<Space, StoreError> {
+        self.files.space(&self.directory).map_err(StoreError::file("ask for room in", &self.directory))
+    }
+
+    pub(super) fn sync_folder(&self, path: &Path) -> Result<(), StoreError> {
+        self.files.sync_folder(path).map_err(StoreError::file("sync", path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.files.rename(from, to).map_err(StoreError::file("put in place", to))
+    }
+
+    fn make_folder(&self, path: &Path) -> Result<(), StoreError> {
+        self.files.make_folder(path).map_err(StoreError::file("create", path))
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<std::ffi::OsString>, StoreError> {
+        self.files.list(path).map_err(StoreError::file("list", path))
     }
 }

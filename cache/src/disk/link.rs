@@ -1,27 +1,23 @@
 //! Stored blobs as files elsewhere, without copying: hard links.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use muster_model::Digest;
-use muster_model::limits::INLINE_BLOB_BYTES_MAX;
 
-use super::index::Place;
+use super::index::Row;
 use super::layout::Form;
 use super::{DiskStore, Lease, is_empty};
 use crate::StoreError;
 use crate::blob::copy_verified;
-use crate::digest_of;
 
 /// Locks that keep two threads from making the same file, by the first byte of the hash.
 const STRIPES: usize = 64;
-/// Blobs read from the index in one question.
-const INLINE_READS_MAX: usize = 1024;
+/// Blobs looked for in one question.
+const LOOKS_MAX: usize = 1024;
 
 /// Which files were hashed by this process, on their way in or before their first link, and which forms of them are linked.
 #[derive(Debug)]
@@ -74,10 +70,10 @@ impl Verified {
 }
 
 impl DiskStore {
-    /// Makes a stored blob appear at `destination`, which must not exist, as a file that nobody writes to: mode 0444, or 0555 if
+    /// Makes a stored blob appear at `destination`, which must not exist, as a file that nobody writes to: mode 0644, or 0755 if
     /// `executable`, owned by the configured owner. Blocks.
     ///
-    /// The file is a hard link of the stored one, or a copy where that is on another file system or the blob is kept in the index. Its
+    /// The file is a hard link of the stored one, or a copy where that is on another file system or the blob is kept in a pack. Its
     /// bytes were hashed since this process started: on their way in, or here at the first link. Hold a [`Lease`] of the blob while links
     /// to it are used, so that its room is accounted for.
     ///
@@ -104,13 +100,19 @@ impl DiskStore {
     ///
     /// The first one's.
     pub fn link_files(&self, files: &[(Digest, PathBuf, bool)]) -> Result<(), StoreError> {
-        for files in files.chunks(INLINE_READS_MAX) {
-            // Small blobs are in the index: one question for all of them.
-            let asked: HashSet<Digest> =
-                files.iter().map(|file| file.0).filter(|digest| digest.size_bytes <= INLINE_BLOB_BYTES_MAX).collect();
-            let inline = if asked.is_empty() { HashMap::new() } else { self.read_inline(asked)? };
+        for files in files.chunks(LOOKS_MAX) {
+            // Small blobs are in packs: one question for all of them.
+            let mut seen = HashSet::new();
+            let small: Vec<Digest> = files
+                .iter()
+                .map(|file| file.0)
+                .filter(|digest| {
+                    digest.size_bytes <= self.packed_bytes_max && !is_empty(digest) && seen.insert(*digest)
+                })
+                .collect();
+            let packed = self.read_packed(small)?;
             for (digest, destination, executable) in files {
-                match inline.get(digest) {
+                match packed.get(digest) {
                     Some(bytes) => self.write_file(bytes, destination, Form::of(*executable))?,
                     None => self.link_file(digest, destination, *executable)?,
                 }
@@ -119,46 +121,38 @@ impl DiskStore {
         Ok(())
     }
 
-    /// The verified bytes of those blobs that are kept in the index.
-    fn read_inline(&self, asked: HashSet<Digest>) -> Result<HashMap<Digest, Bytes>, StoreError> {
-        let found = self.index.call_blocking(move |index| {
-            let mut found = HashMap::new();
-            for digest in asked {
-                if let Some(Place::Inline(bytes)) = index.find(&digest)? {
-                    found.insert(digest, bytes);
-                }
-            }
-            Ok(found)
-        })?;
-        match found.iter().find(|(digest, bytes)| digest_of(digest.function, bytes) != **digest) {
-            Some((digest, _)) => {
-                (self.on_corrupt(*digest))();
-                Err(StoreError::Corrupt(*digest))
-            }
-            None => Ok(found),
+    /// The verified bytes of those blobs that are kept in packs.
+    fn read_packed(&self, asked: Vec<Digest>) -> Result<HashMap<Digest, Bytes>, StoreError> {
+        if asked.is_empty() {
+            return Ok(HashMap::new());
         }
+        let places = self.locate_blocking(&asked)?;
+        let mut found = HashMap::new();
+        for (digest, row) in asked.into_iter().zip(places) {
+            if let Some(Row { place: Some(place), .. }) = row {
+                found.insert(digest, self.read_pack_again(&digest, place)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Writes a small blob's bytes, which were checked, to `destination` as [`Self::link_file`] would.
     fn write_file(&self, bytes: &[u8], destination: &Path, form: Form) -> Result<(), StoreError> {
-        let mut file = File::create_new(destination).map_err(StoreError::file("create", destination))?;
-        file.write_all(bytes).map_err(StoreError::file("write", destination))?;
-        self.layout.seal_file(&file, destination, form)
+        let file = self.layout.files().create(destination).map_err(StoreError::file("create", destination))?;
+        file.write_at(bytes, 0).map_err(StoreError::file("write", destination))?;
+        self.layout.seal(&*file, destination, form)
     }
 
     /// Asks the index, and makes the file of the form if there is none yet.
     fn link_slowly(&self, digest: &Digest, destination: &Path, form: Form) -> Result<(), StoreError> {
         let (asked, handle) = (*digest, self.index.clone());
-        let (place, _lease) = self.index.call_blocking(move |index| {
-            let place = index.find(&asked)?.ok_or(StoreError::NotFound(asked))?;
+        let (row, _lease) = self.index.call_blocking(move |index| {
+            let row = index.find(&asked)?.ok_or(StoreError::NotFound(asked))?;
             index.hold(&[asked])?;
-            Ok((place, Lease { index: handle, digests: vec![asked] }))
+            Ok((row, Lease { index: handle, digests: vec![asked] }))
         })?;
-        if let Place::Inline(bytes) = place {
-            if digest_of(digest.function, &bytes) != *digest {
-                (self.on_corrupt(*digest))();
-                return Err(StoreError::Corrupt(*digest));
-            }
+        if let Some(place) = row.place {
+            let bytes = self.read_pack_again(digest, place)?;
             return self.write_file(&bytes, destination, form);
         }
         self.make_form(digest, form)?;
@@ -175,9 +169,9 @@ impl DiskStore {
                 self.verify(digest, present)?;
             }
         }
-        if !exists(&path)? {
-            let linked = match fs::metadata(&other_path) {
-                Ok(metadata) => metadata.nlink() > 1,
+        if !self.exists(&path)? {
+            let linked = match self.layout.files().look(&other_path) {
+                Ok(look) => look.links > 1,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     let lost = *digest;
                     self.index.call_blocking(move |index| index.forget_if_missing(&lost))?;
@@ -198,13 +192,13 @@ impl DiskStore {
     }
 
     fn verify(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
-        let file = match File::open(path) {
+        let file = match self.layout.files().open(path, false) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             opened => opened.map_err(StoreError::file("open", path))?,
         };
-        match copy_verified(file, path, *digest, |_| Ok(())) {
+        match copy_verified(&*file, path, *digest, |_| Ok(())) {
             Err(StoreError::Mismatch { .. }) => {
-                (self.on_corrupt(*digest))();
+                (self.on_corrupt(*digest, None))();
                 Err(StoreError::Corrupt(*digest))
             }
             done => done,
@@ -213,33 +207,41 @@ impl DiskStore {
 
     fn copy_form(&self, digest: &Digest, form: Form, from: &Path) -> Result<(), StoreError> {
         let mut partial = self.layout.create_incoming()?;
-        let file = File::open(from).map_err(StoreError::file("open", from))?;
-        copy_verified(file, from, *digest, |bytes| partial.write(bytes))?;
-        self.layout.seal(&partial, form)?;
+        let file = self.layout.files().open(from, false).map_err(StoreError::file("open", from))?;
+        copy_verified(&*file, from, *digest, |bytes| partial.write(bytes))?;
+        self.layout.seal(&**partial.file(), partial.path(), form)?;
         let copied = *digest;
         self.index.call_blocking(move |index| index.add_copy(&copied))?;
         self.layout.publish(digest, form, partial)
     }
 
+    fn exists(&self, path: &Path) -> Result<bool, StoreError> {
+        match self.layout.files().look(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::file("look at", path)(error)),
+        }
+    }
+
     fn link_form(&self, digest: &Digest, destination: &Path, form: Form) -> Result<(), StoreError> {
         let path = self.layout.blob_path(digest, form);
-        match fs::hard_link(&path, destination) {
+        let files = self.layout.files();
+        match files.hard_link(&path, destination) {
             Ok(()) => Ok(()),
             // Another file system, or an inode that has all the links it can have.
             Err(error) if matches!(error.kind(), ErrorKind::CrossesDevices | ErrorKind::TooManyLinks) => {
-                let file = File::open(&path).map_err(StoreError::file("open", &path))?;
-                let mut copy = File::create_new(destination).map_err(StoreError::file("create", destination))?;
-                copy_verified(file, &path, *digest, |bytes| {
-                    copy.write_all(bytes).map_err(StoreError::file("write", destination))
+                let file = files.open(&path, false).map_err(StoreError::file("open", &path))?;
+                let copy = files.create(destination).map_err(StoreError::file("create", destination))?;
+                let mut written = 0;
+                copy_verified(&*file, &path, *digest, |bytes| {
+                    copy.write_at(bytes, written).map_err(StoreError::file("write", destination))?;
+                    written += bytes.len() as u64;
+                    Ok(())
                 })?;
-                self.layout.seal_file(&copy, destination, form)
+                self.layout.seal(&*copy, destination, form)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::file("link", &path)(error)),
             Err(error) => Err(StoreError::file("link a stored file to", destination)(error)),
         }
     }
-}
-
-fn exists(path: &Path) -> Result<bool, StoreError> {
-    path.try_exists().map_err(StoreError::file("look at", path))
 }

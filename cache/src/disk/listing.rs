@@ -180,7 +180,7 @@ impl Index {
             .map(|(used, digest, records)| BlobEntry {
                 digest,
                 used: time(used),
-                leased: self.leases.is_held(&digest, now),
+                leased: self.presence.lock().leases.is_held(&digest, now),
                 records: records.cast_unsigned(),
             })
             .collect();
@@ -217,7 +217,7 @@ impl Index {
             index.flush_uses()?;
             let newest = index.totals.clock;
             for _ in 0..COLLECTED_PER_TURN {
-                if index.totals.charged <= target_bytes || !index.evict_one(newest)? {
+                if index.charged() <= target_bytes || !index.evict_one(newest)? {
                     break;
                 }
             }
@@ -227,7 +227,7 @@ impl Index {
 
     fn remove_blobs(&mut self, digests: &[Digest]) -> Result<(), StoreError> {
         for digest in digests {
-            if !self.leases.is_held(digest, Instant::now()) {
+            if self.presence.unlearn_unless_held(digest) {
                 self.forget(digest)?;
             }
         }
@@ -252,8 +252,8 @@ impl Index {
             blobs: before.blobs - self.totals.blobs,
             bytes: before.bytes - self.totals.bytes,
             records: before.records - self.totals.records,
-            charged_bytes: self.totals.charged,
-            leased_bytes: self.leases.bytes(Instant::now()),
+            charged_bytes: self.charged(),
+            leased_bytes: self.presence.lock().leases.bytes(Instant::now()),
         })
     }
 

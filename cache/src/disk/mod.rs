@@ -1,36 +1,48 @@
 //! Blobs and results on a local disk. One needs it wherever bytes stay: on the coordinator, and on every agent.
 //!
 //! Guarantees: no byte is handed out that was not hashed on its way out; no blob is visible before it was hashed on its way in. What was
-//! answered survives the death of the process. After a power loss blobs and records may be missing, and a blob's file may be torn: the
-//! first reader finds that out, the blob goes to `quarantine/`, and it is missing from then on. Nothing is scanned at start.
+//! answered survives the death of the process. After a loss of power blobs and records of the last seconds may be missing, and what the
+//! store says that it has, it has: see [`durability`]. Nothing is scanned at start after a stop in order.
+//!
+//! Small blobs are kept in packs, larger ones in files of their own ([`packs`]); one SQLite database says what is where ([`index`]), and is
+//! made anew from packs and files when it is damaged ([`rebuild`]).
 
+mod durability;
+mod entries;
+mod eviction;
 mod index;
 mod layout;
 mod leases;
 mod link;
 mod listing;
+mod packs;
+mod presence;
+mod read;
+mod rebuild;
 mod records;
 mod thread;
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use muster_model::key::ActionKey;
 use muster_model::limits::{
-    BLOB_BYTES_MAX, BLOB_LEASE_TIME, CACHE_BYTES_DEFAULT, CHUNK_BYTES_MAX, INLINE_BLOB_BYTES_MAX, MESSAGE_BYTES_MAX,
+    BLOB_BYTES_MAX, BLOB_LEASE_TIME, CACHE_BYTES_DEFAULT, MESSAGE_BYTES_MAX, PACKED_BLOB_BYTES_MAX,
 };
 use muster_model::{Digest, DigestFunction};
 
-use crate::blob::{OnCorrupt, blocking};
+use crate::blob::blocking;
+use crate::files::{Files, RealFiles};
 use crate::{ActionCache, ActionRecord, Blob, BlobStore, Recorded, StoreError, digest_of};
-use index::{Index, Offer, Place};
+use entries::Offer;
+use index::Index;
 use layout::{Form, Layout};
 use link::Verified;
 pub use listing::{BlobEntry, BlobPage, Collected, DivergentPage, RecordEntry, RecordPage};
+use packs::PackHandles;
+use presence::Presence;
 use thread::IndexHandle;
 
 /// How a disk store is set up.
@@ -42,6 +54,10 @@ pub struct DiskConfig {
     pub capacity_bytes: u64,
     /// How long a blob stays after the store said that it is there.
     pub lease_time: Duration,
+    /// How long an entry may stay without being used; none for as long as there is room.
+    pub age_max: Option<Duration>,
+    /// Blobs of at most this size, in bytes, are kept in packs; at most [`PACKED_BLOB_BYTES_MAX`].
+    pub packed_bytes_max: u64,
     /// The user and group that own stored files. An overlay can only copy up files whose owner is mapped into its namespace.
     pub owner: Option<(u32, u32)>,
 }
@@ -53,12 +69,14 @@ impl DiskConfig {
             directory: directory.into(),
             capacity_bytes: CACHE_BYTES_DEFAULT,
             lease_time: BLOB_LEASE_TIME,
+            age_max: None,
+            packed_bytes_max: PACKED_BLOB_BYTES_MAX,
             owner: None,
         }
     }
 }
 
-/// What is in a disk store. The evicted, quarantined and divergent are counted since it was opened.
+/// What is in a disk store. The evicted, compacted, quarantined and divergent are counted since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskStats {
     /// Blobs.
@@ -71,14 +89,20 @@ pub struct DiskStats {
     pub capacity_bytes: u64,
     /// Results.
     pub records: u64,
+    /// Files that hold small blobs.
+    pub packs: u64,
     /// Blobs that can't be evicted now.
     pub leased_blobs: u64,
     /// Blobs evicted.
     pub evicted_blobs: u64,
     /// Their sizes together, in bytes.
     pub evicted_bytes: u64,
+    /// Bytes of blobs that were moved from one pack to another.
+    pub compacted_bytes: u64,
     /// Blobs that did not verify when they were read.
     pub quarantined_blobs: u64,
+    /// Results that did not verify when they were read.
+    pub quarantined_records: u64,
     /// Results that came to another outcome than their action's first one.
     pub divergent_results: u64,
 }
@@ -89,7 +113,10 @@ pub struct DiskStore {
     index: IndexHandle,
     layout: Arc<Layout>,
     verified: Arc<Verified>,
+    presence: Arc<Presence>,
+    handles: Arc<PackHandles>,
     capacity_bytes: u64,
+    packed_bytes_max: u64,
     owner: Option<(u32, u32)>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -101,17 +128,27 @@ impl DiskStore {
     ///
     /// [`StoreError::InUse`] when another process has it, [`StoreError::Layout`] when a newer program wrote it.
     pub fn open(config: DiskConfig) -> Result<Arc<Self>, StoreError> {
-        let (layout, lock) = Layout::open(&config.directory, config.owner)?;
+        Self::open_on(Arc::new(RealFiles), config)
+    }
+
+    /// [`Self::open`] on any file system.
+    pub(crate) fn open_on(files: Arc<dyn Files>, config: DiskConfig) -> Result<Arc<Self>, StoreError> {
+        let (layout, lock) = Layout::open(files, &config.directory, config.owner)?;
         let layout = Arc::new(layout);
         let verified = Arc::new(Verified::default());
-        let index = Index::open(layout.clone(), lock, verified.clone(), config.capacity_bytes, config.lease_time)?;
+        let presence = Arc::new(Presence::new(config.lease_time));
+        let handles = Arc::new(PackHandles::new(layout.clone()));
+        let index = Index::open(layout.clone(), lock, verified.clone(), presence.clone(), handles.clone(), &config)?;
         let (index, thread) =
             IndexHandle::start(index).map_err(StoreError::file("start a thread for", &config.directory))?;
         Ok(Arc::new(Self {
             index,
             layout,
             verified,
+            presence,
+            handles,
             capacity_bytes: config.capacity_bytes,
+            packed_bytes_max: config.packed_bytes_max.min(PACKED_BLOB_BYTES_MAX),
             owner: config.owner,
             thread: Some(thread),
         }))
@@ -184,15 +221,9 @@ impl DiskStore {
         BlobStore::put(self, digest, blob).await
     }
 
-    /// What to do when a blob's stored bytes turn out to be others.
-    fn on_corrupt(&self, digest: Digest) -> OnCorrupt {
-        let index = self.index.clone();
-        Box::new(move || index.cast(move |index| index.quarantine(&digest)))
-    }
-
     async fn put_small(&self, digest: Digest, blob: Blob) -> Result<(), StoreError> {
-        let bytes = blob.into_bytes(INLINE_BLOB_BYTES_MAX).await?;
-        self.index.call(move |index| index.insert_inline(&digest, &bytes)).await
+        let bytes = blob.into_bytes(self.packed_bytes_max).await?;
+        self.index.call(move |index| index.insert_packed(&digest, &bytes)).await
     }
 
     async fn put_file(&self, digest: Digest, blob: Blob) -> Result<(), StoreError> {
@@ -208,54 +239,16 @@ impl DiskStore {
         let partial = blocking(move || layout.create_incoming()).await?;
         let partial = blob.pour(partial).await?;
         let layout = self.layout.clone();
-        let partial = blocking(move || layout.seal(&partial, Form::Plain).map(|()| partial)).await?;
+        let sealed = blocking(move || {
+            layout.seal(&**partial.file(), partial.path(), Form::Plain)?;
+            Ok(partial)
+        });
+        let partial = sealed.await?;
         let stored = self.index.call(move |index| {
             reservation.redeem(index);
             index.insert_file(&digest, partial)
         });
         stored.await
-    }
-
-    /// A blob from where the index says that it is.
-    async fn read(&self, digest: Digest, place: Option<Place>) -> Result<Blob, StoreError> {
-        match place {
-            None if is_empty(&digest) => Blob::from_bytes_of(digest, Bytes::new()),
-            None => Err(StoreError::NotFound(digest)),
-            Some(Place::File) => self.read_file(digest).await,
-            Some(Place::Inline(bytes)) => Blob::from_bytes_of(digest, bytes).map_err(|_| {
-                (self.on_corrupt(digest))();
-                StoreError::Corrupt(digest)
-            }),
-        }
-    }
-
-    /// Reads a small file whole, so that it is checked before anybody gets it; hands out a bigger one as it is read.
-    async fn read_file(&self, digest: Digest) -> Result<Blob, StoreError> {
-        let layout = self.layout.clone();
-        let on_corrupt = self.on_corrupt(digest);
-        let read = blocking(move || {
-            let Some((file, path)) = layout.open_blob(&digest)? else { return Ok(None) };
-            if digest.size_bytes > CHUNK_BYTES_MAX as u64 {
-                return Ok(Some(Blob::from_stored(digest, file, path, on_corrupt)));
-            }
-            let mut bytes = Vec::with_capacity(digest.size_bytes as usize + 1);
-            file.take(digest.size_bytes + 1).read_to_end(&mut bytes).map_err(StoreError::file("read", &path))?;
-            match Blob::from_bytes_of(digest, bytes.into()) {
-                Ok(blob) => Ok(Some(blob)),
-                Err(_) => {
-                    on_corrupt();
-                    Err(StoreError::Corrupt(digest))
-                }
-            }
-        });
-        match read.await? {
-            Some(blob) => Ok(blob),
-            None => {
-                // An eviction between the answer and the look is no loss; a row without its file is.
-                self.index.call(move |index| index.forget_if_missing(&digest)).await?;
-                Err(StoreError::NotFound(digest))
-            }
-        }
     }
 }
 
@@ -276,10 +269,15 @@ impl BlobStore for DiskStore {
         let mut asked: Vec<Digest> = digests.iter().filter(|digest| !is_empty(digest)).copied().collect();
         asked.sort_unstable();
         asked.dedup();
+        let (unknown, due) = self.presence.confirm(&asked);
+        self.hand_over_uses(due);
+        if unknown.is_empty() {
+            return Ok(unknown);
+        }
         self.index
             .call(move |index| {
                 let mut missing = Vec::new();
-                for digest in asked {
+                for digest in unknown {
                     if !index.confirm(&digest)? {
                         missing.push(digest);
                     }
@@ -290,12 +288,7 @@ impl BlobStore for DiskStore {
     }
 
     async fn get(&self, digest: &Digest) -> Result<Blob, StoreError> {
-        let digest = *digest;
-        if is_empty(&digest) {
-            return Blob::from_bytes_of(digest, Bytes::new());
-        }
-        let place = self.index.call(move |index| index.find(&digest)).await?;
-        self.read(digest, place).await
+        self.read(*digest).await
     }
 
     async fn put(&self, digest: &Digest, blob: Blob) -> Result<(), StoreError> {
@@ -308,7 +301,7 @@ impl BlobStore for DiskStore {
         if is_empty(digest) {
             return Ok(());
         }
-        if digest.size_bytes <= INLINE_BLOB_BYTES_MAX {
+        if digest.size_bytes <= self.packed_bytes_max {
             self.put_small(*digest, blob).await
         } else {
             self.put_file(*digest, blob).await
@@ -316,20 +309,7 @@ impl BlobStore for DiskStore {
     }
 
     async fn get_many(&self, digests: &[Digest]) -> Vec<Result<Blob, StoreError>> {
-        let asked = digests.to_vec();
-        let found = self.index.call(move |index| Ok(asked.iter().map(|digest| index.find(digest)).collect::<Vec<_>>()));
-        let places = match found.await {
-            Ok(places) => places,
-            Err(error) => return refuse_all(digests.len(), error),
-        };
-        let mut blobs = Vec::with_capacity(digests.len());
-        for (digest, place) in digests.iter().zip(places) {
-            blobs.push(match place {
-                Ok(place) => self.read(*digest, place).await,
-                Err(error) => Err(error),
-            });
-        }
-        blobs
+        self.read_many(digests).await
     }
 
     async fn put_many(&self, blobs: Vec<Blob>) -> Vec<Result<(), StoreError>> {
@@ -337,11 +317,11 @@ impl BlobStore for DiskStore {
         let mut small = Vec::new();
         for blob in blobs {
             let digest = *blob.digest();
-            if is_empty(&digest) || digest.size_bytes > INLINE_BLOB_BYTES_MAX {
+            if is_empty(&digest) || digest.size_bytes > self.packed_bytes_max {
                 results.push(BlobStore::put(self, &digest, blob).await);
                 continue;
             }
-            let bytes = blob.into_bytes(INLINE_BLOB_BYTES_MAX).await;
+            let bytes = blob.into_bytes(self.packed_bytes_max).await;
             results.push(bytes.map(|bytes| small.push((results.len(), digest, bytes))));
         }
         if small.is_empty() {
@@ -349,7 +329,7 @@ impl BlobStore for DiskStore {
         }
         let positions: Vec<usize> = small.iter().map(|(position, ..)| *position).collect();
         let stored = self.index.call(move |index| {
-            Ok(small.iter().map(|(_, digest, bytes)| index.insert_inline(digest, bytes)).collect::<Vec<_>>())
+            Ok(small.iter().map(|(_, digest, bytes)| index.insert_packed(digest, bytes)).collect::<Vec<_>>())
         });
         let stored = match stored.await {
             Ok(stored) => stored,
@@ -364,8 +344,8 @@ impl BlobStore for DiskStore {
 
 /// The answers to a batch that failed as a whole.
 fn refuse_all<T>(count: usize, error: StoreError) -> Vec<Result<T, StoreError>> {
-    let reason = error.to_string();
-    let again = || Err(StoreError::Batch(reason.clone()));
+    let (reason, full) = (error.to_string(), error.is_full());
+    let again = || Err(StoreError::Batch { reason: reason.clone(), full });
     let mut first = Some(error);
     (0..count).map(|_| first.take().map_or_else(again, Err)).collect()
 }

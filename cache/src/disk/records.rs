@@ -15,12 +15,22 @@ const PACKED_DIGEST_BYTES: usize = 1 + 32 + 8;
 impl Index {
     /// One record; it and what it points at count as used, and the latter stays for the lease time.
     pub(super) fn record(&mut self, key: &ActionKey) -> Result<Option<ActionRecord>, StoreError> {
-        let found: Option<(i64, Vec<u8>, Vec<u8>)> = self
+        let Some((id, record)) = self.stored_record(key)? else { return Ok(None) };
+        self.touch(Entry::Record(id));
+        for digest in &record.references {
+            self.confirm(digest)?;
+        }
+        Ok(Some(record))
+    }
+
+    /// One record as it is stored; one that does not verify goes.
+    fn stored_record(&mut self, key: &ActionKey) -> Result<Option<(i64, ActionRecord)>, StoreError> {
+        let found: Option<(i64, Vec<u8>, Vec<u8>, Vec<u8>)> = self
             .connection
-            .prepare_cached("SELECT id, payload, outcome FROM records WHERE key = ?")?
-            .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .prepare_cached("SELECT id, payload, outcome, proof FROM records WHERE key = ?")?
+            .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
             .optional()?;
-        let Some((id, payload, outcome)) = found else { return Ok(None) };
+        let Some((id, payload, outcome, proof)) = found else { return Ok(None) };
         let references: Vec<_> = {
             let mut statement = self.connection.prepare_cached(
                 "SELECT function, hash, size FROM record_references JOIN blobs ON blobs.id = blob WHERE record = ? ORDER BY position",
@@ -28,11 +38,17 @@ impl Index {
             let rows = statement.query_map([id], |row| digest_from(row.get(0)?, row.get(1)?, row.get(2)?))?;
             rows.collect::<Result<_, _>>()?
         };
-        self.touch(Entry::Record(id));
-        for digest in &references {
-            self.confirm(digest)?;
+        match outcome_from(&outcome) {
+            Ok(outcome) if proof == proof_of(key, &payload, &outcome, &references) => {
+                Ok(Some((id, ActionRecord { payload: payload.into(), references, outcome })))
+            }
+            _ => {
+                tracing::error!(key = %key.hex(), "a stored result does not verify");
+                self.quarantined_records += 1;
+                self.delete_record(id)?;
+                Ok(None)
+            }
         }
-        Ok(Some(ActionRecord { payload: payload.into(), references, outcome: outcome_from(&outcome)? }))
     }
 
     /// Stores records: all of them, or none when a blob that one points at is not here.
@@ -57,30 +73,28 @@ impl Index {
     }
 
     fn put_record(&mut self, key: &ActionKey, record: &ActionRecord) -> Result<Recorded, StoreError> {
-        let before: Option<(i64, Vec<u8>)> = self
-            .connection
-            .prepare_cached("SELECT id, outcome FROM records WHERE key = ?")?
-            .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let recorded = match before {
+        let recorded = match self.stored_record(key)? {
             None => Recorded::Stored,
-            Some((id, outcome)) => {
-                let first = outcome_from(&outcome)?;
-                if first != record.outcome {
-                    self.touch(Entry::Record(id));
-                    self.keep_divergent(key, &first, record)?;
-                    return Ok(Recorded::Divergent { first });
-                }
+            Some((id, before)) if before.outcome == record.outcome => {
                 self.delete_record(id)?;
                 Recorded::Refreshed
             }
+            Some((id, before)) => {
+                self.touch(Entry::Record(id));
+                self.keep_divergent(key, &before.outcome, record)?;
+                return Ok(Recorded::Divergent { first: before.outcome });
+            }
         };
         let used = self.tick();
+        let references: Vec<Digest> = record.references.iter().filter(|digest| !is_empty(digest)).copied().collect();
+        let proof = proof_of(key, &record.payload, &record.outcome, &references);
         let id: i64 = self
             .connection
-            .prepare_cached("INSERT INTO records (key, used, payload, outcome) VALUES (?, ?, ?, ?) RETURNING id")?
-            .query_row(params![key.0, used, &record.payload[..], packed(&[record.outcome])], |row| row.get(0))?;
-        for (position, digest) in record.references.iter().enumerate() {
+            .prepare_cached(
+                "INSERT INTO records (key, used, payload, outcome, proof) VALUES (?, ?, ?, ?, ?) RETURNING id",
+            )?
+            .query_row(params![key.0, used, &record.payload[..], packed(&[record.outcome]), proof], |row| row.get(0))?;
+        for (position, digest) in references.iter().enumerate() {
             if let Some(row) = self.row(digest)? {
                 self.connection
                     .prepare_cached("INSERT INTO record_references (blob, record, position) VALUES (?, ?, ?)")?
@@ -88,6 +102,7 @@ impl Index {
             }
         }
         self.totals.charged += charge(record.payload.len());
+        self.space.note_written(record.payload.len() as u64);
         self.totals.records += 1;
         Ok(recorded)
     }
@@ -151,14 +166,16 @@ impl Index {
 
     pub(super) fn delete_record(&mut self, id: i64) -> Result<(), StoreError> {
         self.connection.prepare_cached("DELETE FROM record_references WHERE record = ?")?.execute([id])?;
-        let size: i64 = self
+        let size: Option<i64> = self
             .connection
             .prepare_cached("DELETE FROM records WHERE id = ? RETURNING length(payload)")?
-            .query_row([id], |row| row.get(0))?;
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        let Some(size) = size else { return Ok(()) };
         self.untouch(Entry::Record(id));
         self.mark_dirty();
         self.totals.charged = self.totals.charged.saturating_sub(charge(size.cast_unsigned() as usize));
-        self.totals.records -= 1;
+        self.totals.records = self.totals.records.saturating_sub(1);
         Ok(())
     }
 
@@ -175,6 +192,17 @@ impl Index {
 /// What a record takes from the capacity.
 fn charge(payload_bytes: usize) -> u64 {
     payload_bytes as u64 + ENTRY_BYTES
+}
+
+/// What must be so for a row to be the record that was stored: its bytes are verified on their way out as a blob's are.
+fn proof_of(key: &ActionKey, payload: &[u8], outcome: &Digest, references: &[Digest]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("muster cache: a stored action record, version 1");
+    hasher.update(&key.0);
+    hasher.update(&packed(&[*outcome]));
+    hasher.update(&(references.len() as u64).to_le_bytes());
+    hasher.update(&packed(references));
+    hasher.update(payload);
+    *hasher.finalize().as_bytes()
 }
 
 /// Digests as one value of a row.

@@ -1,8 +1,9 @@
 //! From a tree to a directory.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use muster_model::Digest;
@@ -10,6 +11,7 @@ use muster_model::limits::TRANSFERS_CONCURRENT_MAX;
 
 use super::{FolderError, LinkRule};
 use crate::blob::{Partial, blocking};
+use crate::files::RealFiles;
 use crate::tree::{Content, Node, stays_inside};
 use crate::{BlobStore, StoreError};
 
@@ -92,12 +94,9 @@ async fn fill(plan: Plan, store: &dyn BlobStore) -> Result<(), FolderError> {
 async fn write(store: &dyn BlobStore, path: PathBuf, digest: Digest, executable: bool) -> Result<(), FolderError> {
     let blob = store.get(&digest).await?;
     let created = path.clone();
-    let partial = blob.pour(blocking(move || Partial::create(created)).await?).await?;
+    let partial = blob.pour(blocking(move || Partial::create(Arc::new(RealFiles), created)).await?).await?;
     let mode = if executable { 0o755 } else { 0o644 };
-    partial
-        .file()
-        .set_permissions(fs::Permissions::from_mode(mode))
-        .map_err(FolderError::file("change the mode of", &path))?;
+    partial.file().seal(mode, None).map_err(FolderError::file("change the mode of", &path))?;
     blocking(move || partial.publish(&path)).await?;
     Ok(())
 }

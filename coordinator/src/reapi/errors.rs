@@ -23,16 +23,16 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
         StoreError::Mismatch { .. } | StoreError::Limit { .. } | StoreError::Tree { .. } => {
             Status::invalid_argument(said)
         }
-        StoreError::Full { .. } => exhausted(&said),
+        StoreError::Full { .. } | StoreError::DiskFull { .. } => exhausted(&said),
         StoreError::Remote(status) => Status::clone(status),
         StoreError::Closed => Status::unavailable(said),
-        StoreError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+        error if error.is_full() => {
             tracing::error!(error = error as &dyn Error, "the disk is full");
             exhausted("the coordinator's disk is full")
         }
         StoreError::File { .. }
         | StoreError::Index(_)
-        | StoreError::Batch(_)
+        | StoreError::Batch { .. }
         | StoreError::InUse { .. }
         | StoreError::Layout { .. } => {
             // Paths and causes are for the operator.
