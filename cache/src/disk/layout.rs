@@ -44,6 +44,9 @@ pub(super) struct Layout {
     incoming: AtomicU64,
 }
 
+/// A blob's file, open, and where it is.
+pub(super) type OpenBlob = (Arc<dyn StoreFile>, PathBuf);
+
 /// How a stored file is meant to be used; one inode has one mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -269,7 +272,7 @@ impl Layout {
     }
 
     /// Opens a blob's file in whichever form it has.
-    pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<(Arc<dyn StoreFile>, PathBuf)>, StoreError> {
+    pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
         // Twice, because the file may move from one form to the other between two looks.
         for form in [Form::Plain, Form::Executable, Form::Plain] {
             let path = self.blob_path(digest, form);

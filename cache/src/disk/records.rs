@@ -12,6 +12,9 @@ use crate::{ActionRecord, DivergentRecord, Recorded, StoreError};
 /// Bytes of one packed digest: the function's number, the hash, the size with its lowest byte first.
 const PACKED_DIGEST_BYTES: usize = 1 + 32 + 8;
 
+/// A record's row: its id, payload, outcome and proof.
+type StoredColumns = (i64, Vec<u8>, Vec<u8>, Vec<u8>);
+
 impl Index {
     /// One record; it and what it points at count as used, and the latter stays for the lease time.
     pub(super) fn record(&mut self, key: &ActionKey) -> Result<Option<ActionRecord>, StoreError> {
@@ -25,7 +28,7 @@ impl Index {
 
     /// One record as it is stored; one that does not verify goes.
     fn stored_record(&mut self, key: &ActionKey) -> Result<Option<(i64, ActionRecord)>, StoreError> {
-        let found: Option<(i64, Vec<u8>, Vec<u8>, Vec<u8>)> = self
+        let found: Option<StoredColumns> = self
             .connection
             .prepare_cached("SELECT id, payload, outcome, proof FROM records WHERE key = ?")?
             .query_row([key.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
