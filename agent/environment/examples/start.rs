@@ -14,10 +14,11 @@ const STARTS: usize = 300;
 fn print(name: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     println!(
-        "{name:<24} p10 {:>9.2?} p50 {:>9.2?} p90 {:>9.2?}",
+        "{name:<24} p10 {:>9.2?} p50 {:>9.2?} p90 {:>9.2?} p99 {:>9.2?}",
         times[times.len() / 10],
         times[times.len() / 2],
-        times[times.len() * 9 / 10]
+        times[times.len() * 9 / 10],
+        times[times.len() * 99 / 100]
     );
 }
 

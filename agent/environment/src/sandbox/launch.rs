@@ -54,6 +54,8 @@ fn leave() -> Script {
         let arguments = [signal.into(), default_action, none, 8.into()];
         script.call("reset a signal", libc::SYS_rt_sigaction, arguments);
     }
+    let name = script.text("muster-sandbox");
+    script.call("take a name", libc::SYS_prctl, [libc::PR_SET_NAME.into(), name]);
     // Away from the terminal's signals.
     script.call("start a session", libc::SYS_setsid, []);
     script.tolerate(&[libc::EPERM]);
