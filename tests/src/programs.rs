@@ -367,11 +367,14 @@ impl Fleet {
         self.coordinator = Some(Program::start(command));
     }
 
-    /// Starts one more agent, with one slot and more arguments.
+    /// Starts one more agent, with more arguments; it has one slot unless they say otherwise.
     pub fn start_agent(&mut self, arguments: &[&str]) {
         let name = format!("agent-{}", self.agents.len());
         let mut command = Command::new(binary("muster-agent"));
-        command.args(["--coordinator", &self.url(), "--slots", "1", "--name", &name, "--data"]);
+        command.args(["--coordinator", &self.url(), "--name", &name, "--data"]);
+        if !arguments.contains(&"--slots") {
+            command.args(["--slots", "1"]);
+        }
         command.arg(self.directory.join(&name)).args(arguments).env("XDG_CACHE_HOME", shared_cache());
         command.stdout(self.log(&name)).stderr(self.log(&name));
         self.agents.push(Program::start(command));
