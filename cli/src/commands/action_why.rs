@@ -166,12 +166,12 @@ mod tests {
         status 0, exit code 0
 
         part              time  share
-        queue         1.250 ms     1%
-        fetch         0.700 ms     0%
-        environment   4.000 ms     4%
-        execute      90.000 ms    90%
-        upload        2.050 ms     2%
-        answer        1.900 ms     1%
+        queue         1.250 ms    1 %
+        fetch         0.700 ms    1 %
+        environment   4.000 ms    4 %
+        execute      90.000 ms   90 %
+        upload        2.050 ms    2 %
+        answer        1.900 ms    2 %
 
         advice: the time is the command's own
         ");
