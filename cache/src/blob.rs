@@ -38,6 +38,10 @@ enum Source {
     Stream(BoxStream<'static, Result<Bytes, StoreError>>),
 }
 
+/// Bytes read from a file at one time. A client that asks for a blob and takes nothing makes its server hold a few of these: one that is withheld,
+/// and as many as HTTP/2 buffers.
+const READ_BYTES: usize = 64 * 1024;
+
 /// What a store does about a blob of its own that does not verify.
 pub(crate) type OnCorrupt = Box<dyn FnOnce() + Send>;
 
@@ -327,7 +331,7 @@ fn file_chunks(file: Option<Arc<dyn StoreFile>>, path: PathBuf) -> BoxStream<'st
                 Some(file) => file,
                 None => open(&path)?,
             };
-            let mut buffer = vec![0; CHUNK_BYTES_MAX];
+            let mut buffer = vec![0; READ_BYTES];
             let count = file.read_at(&mut buffer, offset).map_err(StoreError::file("read", &path))?;
             buffer.truncate(count);
             Ok((Bytes::from(buffer), file, path))

@@ -1,4 +1,4 @@
-//! What uploads may cost: memory, all of them together, and patience, each for itself.
+//! What clients may cost: memory, all of them together, and patience, each for itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use muster_model::limits::{UPLOAD_BYTES_IN_FLIGHT_MAX, UPLOAD_PROGRESS_BYTES_MIN
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Bytes of uploads in memory, of all clients.
+/// Bytes in memory of what clients upload, ask in long questions and get in batches, all together.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadBudget(Arc<Semaphore>);
 
@@ -19,7 +19,7 @@ pub(crate) struct Share {
 
 /// All of the budget is taken.
 #[derive(Debug, thiserror::Error)]
-#[error("the coordinator has {UPLOAD_BYTES_IN_FLIGHT_MAX} bytes of uploads in hand; try again soon")]
+#[error("the coordinator has {UPLOAD_BYTES_IN_FLIGHT_MAX} bytes of requests in hand; try again soon")]
 pub(crate) struct BudgetExceeded;
 
 impl UploadBudget {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::middleware::map_response;
 use futures_util::Stream;
 use muster_model::limits;
 use muster_proto::longrunning::operations_server::OperationsServer;
@@ -35,6 +36,7 @@ use crate::services::runs::Runs;
 use crate::services::status::StatusService;
 use crate::storage::Storage;
 use crate::watchers::Watchers;
+use crate::refusals;
 
 /// A running coordinator. Dropping it stops it at once; [`Self::shutdown`] lets it finish what it has begun to write.
 #[derive(Debug)]
@@ -243,7 +245,7 @@ async fn serve(
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         .layer(TellConnections)
-        .add_routes(routes);
+        .add_routes(routes.into_axum_router().layer(map_response(refusals::translate::<axum::body::Body>)).into());
     let stop = async {
         // A sender that is dropped says the same.
         let _ = stopped.await;

@@ -18,8 +18,10 @@ pub const BLOB_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 pub const CHUNKS_PER_SPLICE_MAX: usize = 50_000;
 /// Digests in one question for missing blobs.
 pub const FIND_MISSING_DIGESTS_MAX: usize = 50_000;
-/// Bytes of uploads that a coordinator holds in memory at one time, all clients together.
+/// Bytes of uploads, long questions and batches of blobs that a coordinator holds in memory at one time, all clients together.
 pub const UPLOAD_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
+/// How long a client may take nothing of a download that waits for it.
+pub const DOWNLOAD_STALL_TIME: Duration = Duration::from_secs(30);
 /// Bytes that an upload must bring in each [`UPLOAD_PROGRESS_TIME`] that the coordinator waits for it.
 pub const UPLOAD_PROGRESS_BYTES_MIN: u64 = 64 * 1024;
 /// See [`UPLOAD_PROGRESS_BYTES_MIN`].

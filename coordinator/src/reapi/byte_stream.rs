@@ -21,6 +21,7 @@ use super::resource::{Encoding, Resource, ResourceError, parse_read, parse_write
 use super::uploads::{Held, Uploads};
 use crate::budget::{Patience, UploadBudget};
 use crate::counters::{Counters, Kind};
+use crate::impatience::impatient;
 use crate::traffic::{Meter, Protocol, client_of};
 
 /// What the specification has a compressed upload answered with when the blob was there before its end.
@@ -90,7 +91,7 @@ impl ByteStream for ByteStreamService {
             })
             .map_ok(|data| ReadResponse { data })
             .map_err(|error| status_of(&error));
-        Ok(Response::new(responses.boxed()))
+        Ok(Response::new(impatient(responses.boxed())))
     }
 
     async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
@@ -213,7 +214,7 @@ impl Receiver<'_> {
     async fn take(&mut self, data: Bytes) -> Result<(), Refusal> {
         let Some(mut inflater) = self.inflater.take() else { return self.push(data).await };
         inflater.push(data);
-        while let Some(chunk) = inflater.next().map_err(|error| Refusal { status: refused(&error), ends: true })? {
+        while let Some(chunk) = inflater.next_chunk().map_err(|error| Refusal { status: refused(&error), ends: true })? {
             self.push(chunk).await?;
         }
         self.inflater = Some(inflater);

@@ -10,6 +10,7 @@ use muster_model::Digest;
 use muster_model::limits::{BATCH_BYTES_MAX, CHUNKS_PER_SPLICE_MAX, FIND_MISSING_DIGESTS_MAX, MESSAGE_BYTES_MAX};
 use muster_proto::reapi::content_addressable_storage_server::ContentAddressableStorage;
 use muster_proto::reapi::{self, batch_read_blobs_response, batch_update_blobs_request, batch_update_blobs_response};
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::compression::{deflate, inflate};
@@ -55,6 +56,7 @@ impl ContentAddressableStorage for StorageService {
                 "blob_digests: more than the limit of {FIND_MISSING_DIGESTS_MAX}"
             )));
         }
+        let _share = self.budget.take(request.encoded_len()).map_err(|full| exhausted(&full.to_string()))?;
         let asked: Vec<Digest> =
             request.blob_digests.iter().map(|digest| digest.to_model(function)).collect::<Result<_, _>>()?;
         let missing = self.store.find_missing(&asked).await.map_err(|error| status_of(&error))?;
@@ -106,7 +108,8 @@ impl ContentAddressableStorage for StorageService {
         let (_, function) = of_request(&request.instance_name, request.digest_function)?;
         let digests: Vec<Digest> =
             request.digests.iter().map(|digest| digest.to_model(function)).collect::<Result<_, _>>()?;
-        batch_size("digests", &digests)?;
+        let whole = batch_size("digests", &digests)?;
+        let _share = self.budget.take(whole).map_err(|full| exhausted(&full.to_string()))?;
         let zstd = request.acceptable_compressors.contains(&Encoding::Zstd.number());
         let blobs = self.store.get_many(&digests).await;
         let mut responses = Vec::with_capacity(digests.len());

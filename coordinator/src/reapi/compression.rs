@@ -15,7 +15,7 @@ const LEVEL: i32 = 1;
 
 /// Why compressed bytes are refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CompressionError {
+pub enum CompressionError {
     /// They decompress to more than they should.
     #[error("the data decompresses to more than {0} bytes")]
     TooLong(u64),
@@ -36,7 +36,7 @@ pub(super) enum CompressionError {
 }
 
 /// Decompresses one frame, piece by piece as it comes.
-pub(super) struct Inflater {
+pub struct Inflater {
     decoder: Decoder<'static>,
     input: Bytes,
     expected: u64,
@@ -49,7 +49,11 @@ pub(super) struct Inflater {
 
 impl Inflater {
     /// Decompresses to exactly `expected` bytes.
-    pub(super) fn new(expected: u64) -> Result<Self, CompressionError> {
+    ///
+    /// # Errors
+    ///
+    /// When there is no memory for a decoder.
+    pub fn new(expected: u64) -> Result<Self, CompressionError> {
         let mut decoder = Decoder::new().map_err(CompressionError::Malformed)?;
         decoder
             .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_BYTES_MAX.ilog2()))
@@ -57,14 +61,18 @@ impl Inflater {
         Ok(Self { decoder, input: Bytes::new(), expected, produced: 0, ended: false, flush: false })
     }
 
-    /// Takes compressed bytes; [`Self::next`] has used up those before.
-    pub(super) fn push(&mut self, input: Bytes) {
+    /// Takes compressed bytes; [`Self::next_chunk`] has used up those before.
+    pub fn push(&mut self, input: Bytes) {
         debug_assert!(self.input.is_empty());
         self.input = input;
     }
 
     /// The next decompressed bytes, at most [`CHUNK_BYTES_MAX`]; none when the input is used up.
-    pub(super) fn next(&mut self) -> Result<Option<Bytes>, CompressionError> {
+    ///
+    /// # Errors
+    ///
+    /// [`CompressionError`], after which nothing more comes.
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, CompressionError> {
         while !self.ended && (self.flush || !self.input.is_empty()) {
             // One byte more than there should be shows that there are too many.
             let room = (self.expected - self.produced + 1).min(CHUNK_BYTES_MAX as u64) as usize;
@@ -95,7 +103,11 @@ impl Inflater {
     }
 
     /// Ends the input.
-    pub(super) fn finish(self) -> Result<(), CompressionError> {
+    ///
+    /// # Errors
+    ///
+    /// [`CompressionError::TooShort`] when the frame is not over, or had less in it.
+    pub fn finish(self) -> Result<(), CompressionError> {
         if self.ended && self.produced == self.expected {
             return Ok(());
         }
@@ -115,12 +127,16 @@ impl AdvanceBy for Bytes {
 }
 
 /// Decompresses bytes that are whole.
-pub(super) fn inflate(data: Bytes, expected: u64) -> Result<Bytes, CompressionError> {
+///
+/// # Errors
+///
+/// [`CompressionError`].
+pub fn inflate(data: Bytes, expected: u64) -> Result<Bytes, CompressionError> {
     let mut inflater = Inflater::new(expected)?;
     inflater.push(data);
     let mut only = Bytes::new();
     let mut all = BytesMut::new();
-    while let Some(chunk) = inflater.next()? {
+    while let Some(chunk) = inflater.next_chunk()? {
         if only.is_empty() && all.is_empty() {
             only = chunk;
         } else {
@@ -266,7 +282,7 @@ mod tests {
             let mut found = Vec::new();
             for piece in whole.chunks(cut) {
                 inflater.push(Bytes::copy_from_slice(piece));
-                while let Some(chunk) = inflater.next().unwrap() {
+                while let Some(chunk) = inflater.next_chunk().unwrap() {
                     found.extend_from_slice(&chunk);
                 }
             }

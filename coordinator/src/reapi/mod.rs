@@ -7,7 +7,7 @@ mod byte_stream;
 mod capabilities;
 mod cas;
 mod chunks;
-mod compression;
+pub mod compression;
 pub(crate) mod errors;
 mod execution;
 pub mod instance;
