@@ -1,5 +1,8 @@
 //! Measuring whole commands beside their peers in the same run; what `scripts/bench` prints.
 
+pub mod actions;
+pub mod bazel;
+pub mod cache;
 pub mod fleet;
 pub mod scale;
 pub mod suites;

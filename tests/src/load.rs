@@ -8,10 +8,12 @@
 //!
 //! One target is measured at a time, as a process of its own, so that its processor time and memory can be read from `/proc`.
 
+pub mod actions;
 pub mod blobs;
 pub mod client;
 pub mod echo;
 pub mod frames;
+pub mod overload;
 pub mod pace;
 pub mod process;
 pub mod raw;

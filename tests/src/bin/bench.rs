@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use muster_tests::bench::{fleet, scale, suites::Bench};
+use muster_tests::bench::{actions, bazel, cache, fleet, scale, suites::Bench};
 
 /// Measures Muster beside its peers.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: scale, statrs, derive_more, networkx, sleep; all of them when none is named.
+    /// What to measure: scale, statrs, derive_more, networkx, sleep, cache, execute, agents, bazel; all of them when none is named.
     figures: Vec<String>,
     /// How often each command is measured, after one round that only warms.
     #[arg(long, default_value_t = 5)]
@@ -37,5 +37,17 @@ fn main() {
     }
     if wanted("sleep") {
         fleet::sleeping_cases(1000, 25, 5);
+    }
+    if wanted("cache") {
+        cache::figures(&bench.place, bench.rounds);
+    }
+    if wanted("execute") {
+        actions::nothing(bench.rounds);
+    }
+    if wanted("agents") {
+        actions::sleeping(bench.rounds);
+    }
+    if wanted("bazel") {
+        bazel::project(bench.rounds);
     }
 }

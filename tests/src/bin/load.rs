@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use muster_tests::load::overload::overload;
 use muster_tests::load::{Client, Load, Pace, Scenario, drive, echo};
 
 /// Puts load on a server of the Remote Execution API.
@@ -17,7 +18,18 @@ enum Arguments {
         #[arg(long)]
         listen: SocketAddr,
     },
+    /// Asks a coordinator for three times as much as it can do, and fails unless it does most of what it could (test T5.9)
+    Overload {
+        /// How long
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
 }
+
+/// The share of the peak that must be done under overload.
+const GOODPUT_SHARE_MIN: f64 = 0.8;
+/// How long it may take until a call is answered well again.
+const RECOVERY_MAX: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 struct Run {
@@ -76,6 +88,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     match Arguments::parse() {
         Arguments::Echo { listen } => echo::serve(listen).await,
         Arguments::Run(run) => call(run).await,
+        Arguments::Overload { seconds } => {
+            let result = overload(&std::env::temp_dir(), Duration::from_secs(seconds)).await;
+            let share = result.goodput_share();
+            println!("peak: {:?}\noverload: {:?}\nafter: {:?}", result.peak, result.overload, result.after);
+            println!(
+                "goodput: {share:.2} of the peak; recovery: {:?}; {} MiB more",
+                result.recovery,
+                result.more_memory >> 20
+            );
+            if result.refuses_well() && share >= GOODPUT_SHARE_MIN && result.recovery <= RECOVERY_MAX {
+                Ok(())
+            } else {
+                Err("the coordinator does not stand the overload".into())
+            }
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! Blobs of any size that are made while they are sent, so that the one who sends them needs no memory for them.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 use muster_model::{Digest, DigestFunction};
 use sha2::{Digest as _, Sha256};
@@ -9,37 +12,36 @@ use crate::seed::Random;
 /// Bytes of one message of a streamed blob. Large enough that the message costs little beside its bytes.
 pub const MESSAGE_BYTES: usize = 128 * 1024;
 
-/// A blob that is known by a number: eight bytes of it, and then one pattern again and again.
+/// A blob that is known by a number: one pattern again and again, and the number in its last eight bytes.
 #[derive(Clone, Debug)]
 pub struct Generated {
     /// Its digest.
     pub digest: Digest,
-    head: Bytes,
     pattern: Bytes,
+    /// The last message.
+    tail: Bytes,
 }
 
 impl Generated {
-    /// The blob of a number; different numbers give different blobs of at least eight bytes.
+    /// The blob of a number; different numbers give different blobs of at least eight bytes. Only the first blob of a size takes the time
+    /// to hash it.
     pub fn new(function: DigestFunction, number: u64, size_bytes: u64) -> Self {
         let pattern = pattern();
-        let mut head = pattern.to_vec();
-        head[..8].copy_from_slice(&number.to_le_bytes());
-        let mut blob = Self { digest: Digest { function, hash: [0; 32], size_bytes }, head: head.into(), pattern };
-        blob.digest.hash = hash(function, blob.messages());
-        blob
+        let tail_bytes = size_bytes - (size_bytes - 1) / MESSAGE_BYTES as u64 * MESSAGE_BYTES as u64;
+        let mut tail = pattern[..tail_bytes as usize].to_vec();
+        let number_at = tail.len().saturating_sub(8);
+        tail[number_at..].copy_from_slice(&number.to_le_bytes());
+        let mut hasher = before_tail(function, &pattern, size_bytes - tail_bytes);
+        hasher.update(&tail);
+        let digest = Digest { function, hash: hasher.finish(), size_bytes };
+        Self { digest, pattern, tail: tail.into() }
     }
 
     /// Its bytes, in messages of [`MESSAGE_BYTES`]; nothing is copied.
     pub fn messages(&self) -> impl Iterator<Item = Bytes> + Send + 'static {
-        let (mut left, pattern) = (self.digest.size_bytes, self.pattern.clone());
-        let mut next = self.head.clone();
-        std::iter::from_fn(move || {
-            let size = left.min(MESSAGE_BYTES as u64);
-            left -= size;
-            // At most the length of a message.
-            let message = std::mem::replace(&mut next, pattern.clone()).slice(..size as usize);
-            (size > 0).then_some(message)
-        })
+        let whole = (self.digest.size_bytes - self.tail.len() as u64) / MESSAGE_BYTES as u64;
+        let pattern = self.pattern.clone();
+        (0..whole).map(move |_| pattern.clone()).chain(std::iter::once(self.tail.clone()))
     }
 
     /// All of its bytes at once.
@@ -73,22 +75,60 @@ fn pattern() -> Bytes {
     (0..MESSAGE_BYTES / 8).flat_map(|_| random.draw().to_le_bytes()).collect::<Vec<_>>().into()
 }
 
-/// The hash of bytes that come in pieces.
-pub fn hash(function: DigestFunction, pieces: impl Iterator<Item = Bytes>) -> [u8; 32] {
-    match function {
-        DigestFunction::Blake3 => {
-            let mut hasher = blake3::Hasher::new();
-            pieces.for_each(|piece| {
-                hasher.update(&piece);
-            });
-            hasher.finalize().into()
-        }
-        DigestFunction::Sha256 => {
-            let mut hasher = Sha256::new();
-            pieces.for_each(|piece| hasher.update(&piece));
-            hasher.finalize().into()
+/// The hasher of what stands before the last message of all blobs of one size.
+fn before_tail(function: DigestFunction, pattern: &Bytes, bytes: u64) -> Hasher {
+    static HASHERS: Mutex<BTreeMap<(DigestFunction, u64), Hasher>> = Mutex::new(BTreeMap::new());
+    let mut hashers = HASHERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let made = || {
+        let mut hasher = Hasher::new(function);
+        (0..bytes / MESSAGE_BYTES as u64).for_each(|_| hasher.update(pattern));
+        hasher
+    };
+    hashers.entry((function, bytes)).or_insert_with(made).clone()
+}
+
+/// Hashes bytes that come in pieces.
+#[derive(Clone, Debug)]
+pub enum Hasher {
+    /// BLAKE3.
+    Blake3(Box<blake3::Hasher>),
+    /// SHA-256.
+    Sha256(Sha256),
+}
+
+impl Hasher {
+    /// The hasher of a function.
+    pub fn new(function: DigestFunction) -> Self {
+        match function {
+            DigestFunction::Blake3 => Self::Blake3(Box::default()),
+            DigestFunction::Sha256 => Self::Sha256(Sha256::new()),
         }
     }
+
+    /// Takes the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Blake3(hasher) => {
+                hasher.update(bytes);
+            }
+            Self::Sha256(hasher) => hasher.update(bytes),
+        }
+    }
+
+    /// The hash of all pieces.
+    pub fn finish(self) -> [u8; 32] {
+        match self {
+            Self::Blake3(hasher) => hasher.finalize().into(),
+            Self::Sha256(hasher) => hasher.finalize().into(),
+        }
+    }
+}
+
+/// The digest of bytes.
+pub fn digest_of(function: DigestFunction, bytes: &[u8]) -> Digest {
+    let mut hasher = Hasher::new(function);
+    hasher.update(bytes);
+    Digest { function, hash: hasher.finish(), size_bytes: bytes.len() as u64 }
 }
 
 #[cfg(test)]
@@ -97,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_blob_is_what_its_digest_says() {
-        for size in [8, 9, 4096, MESSAGE_BYTES as u64, MESSAGE_BYTES as u64 + 1, 3 * MESSAGE_BYTES as u64] {
+        for size in [8, 9, 100, 4096, MESSAGE_BYTES as u64, MESSAGE_BYTES as u64 + 1, 3 * MESSAGE_BYTES as u64] {
             let blob = Generated::new(DigestFunction::Blake3, 5, size);
             assert_eq!(blob.bytes().len() as u64, size);
             assert_eq!(blob.digest, Digest::of(&blob.bytes()));

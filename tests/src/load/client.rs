@@ -8,6 +8,7 @@ use muster_proto::bytestream::{ReadRequest, WriteRequest};
 use muster_proto::reapi;
 use muster_proto::reapi::action_cache_client::ActionCacheClient;
 use muster_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
+use muster_proto::reapi::execution_client::ExecutionClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -49,6 +50,11 @@ impl Client {
     /// Streams of bytes.
     pub fn bytes(&self) -> ByteStreamClient<Channel> {
         ByteStreamClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Execution of actions.
+    pub fn execution(&self) -> ExecutionClient<Channel> {
+        ExecutionClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// What the server remembers of an action.

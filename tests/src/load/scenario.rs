@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use muster_model::{Digest, DigestFunction};
+use muster_model::DigestFunction;
 use muster_proto::reapi;
 use tonic::Status;
 
-use super::blobs::Generated;
+use super::blobs::{Generated, digest_of};
 use super::client::Client;
 use super::pace::{Caller, Load, Pace, drive};
 
@@ -113,9 +113,7 @@ fn small(number: u64) -> (reapi::Digest, Bytes) {
         eight.copy_from_slice(&position.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     }
     let data = Bytes::from(data);
-    let hash = super::blobs::hash(DigestFunction::Sha256, std::iter::once(data.clone()));
-    let digest = Digest { function: DigestFunction::Sha256, hash, size_bytes: SMALL_BLOB_BYTES };
-    (digest.into(), data)
+    (digest_of(DigestFunction::Sha256, &data).into(), data)
 }
 
 fn batch(numbers: impl Iterator<Item = u64>) -> reapi::BatchUpdateBlobsRequest {
@@ -151,10 +149,8 @@ fn updates(client: Client, batches: Vec<reapi::BatchUpdateBlobsRequest>) -> Call
 
 async fn find_missing(client: Client, first: u64) -> Result<Prepared, Status> {
     let there = store_small(&client, 0, DIGESTS_PER_QUESTION as u64 / 2).await?;
-    let absent = (first..first + DIGESTS_PER_QUESTION as u64 / 2).map(|number| {
-        let hash = super::blobs::hash(DigestFunction::Sha256, std::iter::once(number.to_le_bytes().to_vec().into()));
-        Digest { function: DigestFunction::Sha256, hash, size_bytes: 8 }.into()
-    });
+    let absent = first..first + DIGESTS_PER_QUESTION as u64 / 2;
+    let absent = absent.map(|number| digest_of(DigestFunction::Sha256, &number.to_le_bytes()).into());
     let digests: Arc<Vec<reapi::Digest>> = Arc::new(there.into_iter().zip(absent).flat_map(<[_; 2]>::from).collect());
     let caller: Caller = Arc::new(move |_| {
         let (client, digests) = (client.clone(), digests.clone());

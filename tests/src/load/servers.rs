@@ -57,7 +57,9 @@ impl Server {
         let mut command = match kind {
             Kind::Muster => {
                 let mut command = Command::new(binary("muster-coordinator"));
-                command.args(["--listen", &address, "--log", "warn", "--data"]).arg(directory.path().join("data"));
+                command
+                    .args(["--listen", &address, "--log", "warn", "--cache-size", "64GiB", "--data"])
+                    .arg(directory.path().join("data"));
                 command
             }
             Kind::Echo => {

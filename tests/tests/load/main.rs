@@ -2,6 +2,8 @@
 
 mod floods;
 mod large;
+mod messages;
+mod slow;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
