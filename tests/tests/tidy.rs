@@ -14,8 +14,13 @@ const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Projects that tests run, and files that others wrote: not the house's own words.
-const FOREIGN: [&str; 4] =
-    ["tests/fixtures/", "frameworks/tests/projects/", "frameworks/tests/recorded/", "proto/proto/"];
+const FOREIGN: [&str; 5] = [
+    "tests/fixtures/",
+    "tests/fuzz/corpus/",
+    "frameworks/tests/projects/",
+    "frameworks/tests/recorded/",
+    "proto/proto/",
+];
 
 /// One text file of the tree.
 struct File {
