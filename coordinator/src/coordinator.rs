@@ -29,6 +29,7 @@ use crate::http::HttpCaches;
 use crate::ledger::{Ledger, LedgerError, read};
 use crate::reapi;
 use crate::reapi::{ExecutionService, OperationsService};
+use crate::refusals;
 use crate::result_cache::keep_results;
 use crate::scheduler_task::{Input, SchedulerTask, Surroundings};
 use crate::services::fleet::Fleet;
@@ -36,7 +37,6 @@ use crate::services::runs::Runs;
 use crate::services::status::StatusService;
 use crate::storage::Storage;
 use crate::watchers::Watchers;
-use crate::refusals;
 
 /// A running coordinator. Dropping it stops it at once; [`Self::shutdown`] lets it finish what it has begun to write.
 #[derive(Debug)]

@@ -214,7 +214,9 @@ impl Receiver<'_> {
     async fn take(&mut self, data: Bytes) -> Result<(), Refusal> {
         let Some(mut inflater) = self.inflater.take() else { return self.push(data).await };
         inflater.push(data);
-        while let Some(chunk) = inflater.next_chunk().map_err(|error| Refusal { status: refused(&error), ends: true })? {
+        while let Some(chunk) =
+            inflater.next_chunk().map_err(|error| Refusal { status: refused(&error), ends: true })?
+        {
             self.push(chunk).await?;
         }
         self.inflater = Some(inflater);
