@@ -7,7 +7,7 @@ use muster_cache::{ActionCache, ActionRecord};
 use muster_model::attempt::DiscoveredCase;
 use muster_model::key::{ActionKey, case_key, discovery_key};
 use muster_model::outcome::{CaseOutcome, Verdict};
-use muster_model::spec::RunPolicy;
+use muster_model::spec::{FrameworkKind, RunPolicy};
 use muster_model::{Digest, RunId, limits};
 use muster_proto::v1;
 use muster_scheduler::CaseSeed;
@@ -63,6 +63,16 @@ impl PlannedCase {
     /// What the scheduler is told of it.
     pub(crate) fn seed(&self) -> CaseSeed {
         seed(self.history.as_ref(), self.decided.map(Decided::outcome))
+    }
+}
+
+/// Tells the scheduler where groups of cases begin.
+pub(crate) fn mark_groups<'a>(framework: FrameworkKind, names: impl Iterator<Item = &'a str>, seeds: &mut [CaseSeed]) {
+    let mut last = None;
+    for (name, seed) in names.zip(seeds) {
+        let group = muster_frameworks::group(framework, name);
+        seed.opens_group = group.is_some() && group != last;
+        last = group;
     }
 }
 

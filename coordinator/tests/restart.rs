@@ -2,7 +2,10 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use muster_coordinator::{Config, Coordinator, CoordinatorError};
+use muster_model::outcome::Verdict;
 use muster_proto::v1::run_event::Event;
 use support::{
     Journal, agent, agent_with, connect, fleet_status, outcomes, passing, run_of, start, submit, summary, target,
@@ -69,6 +72,42 @@ async fn an_agent_that_comes_back_after_a_restart_keeps_its_work() {
     let events = watch(&channel, run).await;
     assert_eq!(outcomes(&events), [("a".to_owned(), "passed".to_owned())]);
     assert_eq!(journal.take(), Vec::<String>::new());
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interference_is_shown_although_the_coordinator_was_restarted_on_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator = start(folder.path()).await;
+    let channel = connect(&coordinator).await;
+    let journal = Journal::default();
+    // Two of four unknown cases make the first shard; the second of them fails in that company only.
+    let mut behaviour = passing(&["a", "b", "c", "d"]);
+    behaviour.slots = 1;
+    behaviour.script =
+        Arc::new(|name, count| if name == "b" && count == 1 { Verdict::Failed } else { Verdict::Passed });
+    behaviour.holds_after = Some(1);
+    let held = agent(channel.clone(), behaviour.clone(), journal.clone());
+    let run = submit(&channel, &run_of(vec![target("lib")])).await.unwrap();
+    until(async || journal.entries.lock().unwrap().iter().filter(|name| *name == "b").count() == 2).await;
+    coordinator.shutdown().await;
+    let mut memory = held.await.unwrap();
+    drop(channel);
+
+    let coordinator = start(folder.path()).await;
+    let channel = connect(&coordinator).await;
+    memory.finish_all();
+    behaviour.holds_after = None;
+    agent_with(channel.clone(), behaviour, journal, memory);
+    let events = watch(&channel, run).await;
+    let case = events.iter().find_map(|event| match &event.event {
+        Some(Event::CaseFinished(case)) if case.name == "b" => Some(case),
+        _ => None,
+    });
+    let case = case.expect("it was reported");
+    assert_eq!((case.outcome.as_str(), case.attempts), ("interference", 2));
+    assert_eq!((case.company.as_slice(), case.message.as_str()), (["a".to_owned()].as_slice(), "b failed"));
+    assert_eq!(summary(&events).interference, 1);
     coordinator.shutdown().await;
 }
 

@@ -23,6 +23,14 @@ use muster_model::attempt::{CaseReport, DiscoveredCase, Interruption};
 use muster_model::spec::{CommandSpec, TargetSpec};
 use muster_model::{CaseIndex, spec::FrameworkKind};
 
+/// What is loaded once for all cases of a target that share it, by a case's name: for pytest its file. None where there is no such thing.
+pub fn group(kind: FrameworkKind, case: &str) -> Option<&str> {
+    match kind {
+        FrameworkKind::Pytest => pytest::file(case),
+        FrameworkKind::Libtest | FrameworkKind::ExitCode | FrameworkKind::Command => None,
+    }
+}
+
 /// A program to start for a framework, and the files to read back when it is dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameworkCommand {

@@ -19,6 +19,11 @@ const PLUGIN: &str = include_str!("pytest/plugin.py");
 /// pytest's exit code when nothing was collected (`pytest.ExitCode.NO_TESTS_COLLECTED`).
 const NOTHING_COLLECTED: i32 = 5;
 
+/// The file that a node id is of; all of it for one without parts.
+pub(crate) fn file(node: &str) -> Option<&str> {
+    node.split("::").next()
+}
+
 /// See the module.
 pub(crate) struct Pytest;
 

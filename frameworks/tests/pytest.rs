@@ -212,3 +212,11 @@ fn a_shard_of_thousands_is_selected_exactly() {
     assert_eq!(failed, [4321 - 904]);
     assert_eq!(events[..2], [CaseEvent::Started(0), CaseEvent::Ended(0)]);
 }
+
+#[test]
+fn the_cases_of_one_file_are_a_group() {
+    let group = |name| muster_frameworks::group(FrameworkKind::Pytest, name);
+    assert_eq!(group("a/test_one.py::TestIt::test_x[1::2]"), Some("a/test_one.py"));
+    assert_eq!(group("a/test_one.py::test_y"), group("a/test_one.py::test_z"));
+    assert_eq!(muster_frameworks::group(FrameworkKind::Libtest, "tests::one"), None);
+}

@@ -33,6 +33,9 @@ const REMEMBERED: u8 = 8;
 /// Ended well and alone, leaving nothing behind.
 const CLEAN_ALONE: u8 = 16;
 
+/// First of its group, in order of discovery.
+const OPENS_GROUP: u8 = 32;
+
 /// 16 bytes; with its 4 bytes in a queue's order, a queued case costs 20 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
@@ -65,6 +68,9 @@ impl Case {
         }
         if seed.failed_last {
             flags |= URGENT;
+        }
+        if seed.opens_group {
+            flags |= OPENS_GROUP;
         }
         let tries = &seed.tries;
         if tries.alone {
@@ -108,6 +114,10 @@ impl Case {
     /// Its expected time, if anything is known.
     pub(crate) fn expected(&self) -> Option<Duration> {
         (self.expected_micros != u32::MAX).then(|| Duration::from_micros(self.expected_micros.into()))
+    }
+
+    pub(crate) fn opens_group(&self) -> bool {
+        self.flags & OPENS_GROUP != 0
     }
 
     pub(crate) fn is_alone(&self) -> bool {

@@ -1,6 +1,5 @@
 //! Matching work with agents.
 
-use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::time::Duration;
 
@@ -9,10 +8,11 @@ use muster_model::{AgentId, CaseIndex, RunId, TargetIndex};
 
 use crate::Scheduler;
 use crate::agents::LOAD_FULL;
+use crate::case::CaseState;
 use crate::classes::ClassIndex;
 use crate::leases::Lease;
 use crate::run::{Discovery, Urgency};
-use crate::shard::{self, ShardSize};
+use crate::shard::{self, Shard};
 use crate::share::Share;
 
 /// Agents, runs and targets that are looked at, each, when the first ones don't want each other.
@@ -113,27 +113,43 @@ impl Scheduler {
 
     /// Takes the next shard's cases out of a target's queue.
     fn cut_shard(&mut self, id: RunId, index: TargetIndex, class: ClassIndex) -> (Work, Duration) {
-        let (size, estimate) = self.shard_size(id, index, class);
-        let mut cases: Vec<CaseIndex> = Vec::new();
-        let mut expected = Duration::ZERO;
+        let mut shard = self.shard_size(id, index, class);
         let mut manner = None;
         while let Some((alone, case, is_suspect, time)) = self.peek(id, index) {
             let is_other = manner.is_some_and(|manner| manner != alone);
-            let is_full = cases.len() >= size.cases || expected >= size.time;
-            if !cases.is_empty() && (is_other || is_full || is_suspect) {
+            if !shard.cases.is_empty() && (is_other || shard.is_full() || is_suspect) {
                 break;
             }
             manner = Some(alone);
             self.unqueue(id, index, case);
-            cases.push(case);
-            expected += time.unwrap_or(estimate);
+            shard.add(case, time);
             if is_suspect {
                 break;
             }
+            if !alone {
+                self.add_group(id, index, case, &mut shard);
+            }
         }
+        let Shard { mut cases, expected, .. } = shard;
         // In the order in which they were discovered, as they would run without a fleet: what depends on that order goes on working.
         cases.sort_unstable();
         (Work::Cases { cases, alone: manner.unwrap_or(false) }, expected)
+    }
+
+    /// Adds what is queued of a case's group, in order, as far as the shard has room: what the group needs is loaded anyway.
+    fn add_group(&mut self, id: RunId, index: TargetIndex, first: CaseIndex, shard: &mut Shard) {
+        let Some(target) = self.runs.get(&id).and_then(|run| run.target(index)) else { return };
+        for case in target.group_of(first, self.config.shard_cases_max).map(CaseIndex) {
+            if shard.is_full() {
+                return;
+            }
+            let Some(known) = self.runs.get(&id).and_then(|run| run.target(index)?.case(case)) else { return };
+            if known.state == CaseState::Queued && !known.is_alone() && !known.is_suspect() {
+                let time = known.expected();
+                self.unqueue(id, index, case);
+                shard.add(case, time);
+            }
+        }
     }
 
     /// The head of a target's queue: its manner, the case, whether it travels by itself, its expected time.
@@ -144,11 +160,14 @@ impl Scheduler {
         Some((alone, index, case.is_suspect(), case.expected()))
     }
 
-    fn shard_size(&self, id: RunId, index: TargetIndex, class: ClassIndex) -> (ShardSize, Duration) {
+    /// An empty shard of the size that is due.
+    fn shard_size(&self, id: RunId, index: TargetIndex, class: ClassIndex) -> Shard {
         let run = &self.runs[&id];
-        let learned = run.target(index).and_then(|target| target.mean.get()).or(run.mean.get());
+        let target = run.target(index);
+        let learned = target.and_then(|target| target.mean.get()).or(run.mean.get());
+        let overhead = target.and_then(|target| target.overhead.get()).unwrap_or_default();
         let load = run.ready.get(&class).map(|ready| ready.load).unwrap_or_default();
-        let size = shard::size(&self.config, &load, self.classes.get(class).slots, learned);
-        (size, learned.unwrap_or(self.config.unknown_case_time))
+        let size = shard::size(&self.config, &load, self.classes.get(class).slots, learned, overhead);
+        Shard::new(size, learned.unwrap_or(self.config.unknown_case_time))
     }
 }

@@ -135,6 +135,9 @@ pub struct CaseSeed {
     /// Already decided: from the cache, by being ignored, or before a restart. Whoever gives it has published it: it is counted, and no
     /// [`crate::Command::DecideCase`] follows.
     pub decided: Option<CaseOutcome>,
+    /// It is the first of a group, in order of discovery: cases that need the same to be loaded, so that they are best run together. Of a target
+    /// without groups, no case is.
+    pub opens_group: bool,
     /// After a restart: what was charged to it before, as the last [`crate::Command::RecordTries`] said.
     pub tries: CaseTries,
 }

@@ -1,6 +1,7 @@
 //! Attempts coming to an end.
 
 use alloc::collections::BTreeSet;
+use core::time::Duration;
 
 use muster_model::attempt::{Interruption, Work};
 use muster_model::outcome::{CaseOutcome, FaultKind, Verdict};
@@ -31,6 +32,7 @@ impl Scheduler {
             (Work::Discover, AttemptEnd::Discovered) => self.push(Command::AcceptDiscovery { run, target, epoch }),
             (Work::Discover, AttemptEnd::DiscoveryFailed) => self.fail_discovery(run, target, None),
             (Work::Cases { .. }, AttemptEnd::Ran { cases, interruption, leaked_in_company }) => {
+                self.learn_overhead(&closed, &cases);
                 self.take_reports(&closed, &cases, interruption);
                 if leaked_in_company {
                     self.remember_all(&closed);
@@ -103,6 +105,14 @@ impl Scheduler {
         } else {
             self.take_unaccounted_in_company(closed, &open, interruption);
         }
+    }
+
+    /// What the attempt took besides its cases. Alone each case has a process of its own, and that belongs to it.
+    fn learn_overhead(&mut self, closed: &Closed, ends: &[CaseEnd]) {
+        let Some(started) = closed.lease.started.filter(|_| !closed.lease.is_alone()) else { return };
+        let ran: Duration = ends.iter().map(|end| end.duration).sum();
+        let overhead = self.now.since(started).saturating_sub(ran);
+        self.with_target(closed.lease.run, closed.lease.target, |target| target.overhead.add(overhead));
     }
 
     fn learn(&mut self, closed: &Closed, end: &CaseEnd) {

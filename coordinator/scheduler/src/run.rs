@@ -3,6 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
+use core::ops::Range;
 use core::time::Duration;
 
 use muster_model::outcome::{CaseOutcome, RunOutcome};
@@ -65,6 +66,8 @@ pub(crate) struct Target {
     pub(crate) alone: Queue,
     pub(crate) queued: u32,
     pub(crate) mean: Mean,
+    /// What an attempt of several cases took besides its cases.
+    pub(crate) overhead: Mean,
     /// Agents on which it met a fault, and until when it keeps away from them.
     pub(crate) avoided: Vec<(AgentId, Instant)>,
     /// The attempts in which cases failed in company.
@@ -73,6 +76,8 @@ pub(crate) struct Target {
     pub(crate) twins: BTreeMap<CaseIndex, [Epoch; 2]>,
     /// A case that leaves processes behind was found.
     pub(crate) has_leaker: bool,
+    /// Its cases come in groups.
+    pub(crate) has_groups: bool,
     /// Its key among its run's ready targets.
     pub(crate) urgency: Option<Urgency>,
 }
@@ -91,10 +96,12 @@ impl Target {
             alone: Queue::default(),
             queued: 0,
             mean: Mean::default(),
+            overhead: Mean::default(),
             avoided: Vec::new(),
             company_failures: BTreeMap::new(),
             twins: BTreeMap::new(),
             has_leaker: false,
+            has_groups: false,
             urgency: None,
         }
     }
@@ -121,6 +128,20 @@ impl Target {
 
     pub(crate) fn case(&self, case: CaseIndex) -> Option<&Case> {
         self.cases.get(case.0 as usize)
+    }
+
+    /// The cases of a case's group, in order of discovery, as far as they are at most `reach` away from it; only itself in a target without
+    /// groups.
+    pub(crate) fn group_of(&self, case: CaseIndex, reach: usize) -> Range<u32> {
+        let position = case.0 as usize;
+        if !self.has_groups {
+            return case.0..case.0 + 1;
+        }
+        let (least, most) = (position.saturating_sub(reach), position.saturating_add(reach).min(self.cases.len()));
+        let first =
+            self.cases[least..=position].iter().rposition(Case::opens_group).map_or(least, |first| least + first);
+        let next = self.cases[position + 1..most.max(position + 1)].iter().position(Case::opens_group);
+        first as u32..next.map_or(most.max(position + 1), |next| position + 1 + next) as u32
     }
 
     pub(crate) fn case_mut(&mut self, case: CaseIndex) -> &mut Case {

@@ -62,6 +62,7 @@ impl Scheduler {
         let Some(run) = self.runs.get_mut(&id) else { return };
         let target = run.target_mut(index);
         target.discovery = Discovery::Done;
+        target.has_groups = seeds.iter().any(|seed| seed.opens_group);
         target.cases = seeds.iter().map(|seed| Case::new(seed, always_alone)).collect();
         let mut undecided = Vec::with_capacity(seeds.len());
         for (position, seed) in seeds.iter().enumerate() {

@@ -2,14 +2,14 @@
 
 use muster_model::{CaseIndex, RunId, TargetIndex, limits};
 use muster_proto::v1;
-use muster_scheduler::Event;
+use muster_scheduler::{CaseSeed, Event};
 use prost::Message;
 
 use super::SchedulerTask;
 use crate::effects::Effect;
 use crate::ledger::{OutcomeRecord, Record};
 use crate::open_run::OpenCase;
-use crate::planning::{Decided, Plan, PlannedCase};
+use crate::planning::{Decided, Plan, PlannedCase, mark_groups};
 
 impl SchedulerTask {
     /// Writes the plan and what is decided by it, tells watchers, and hands the rest to the scheduler.
@@ -18,7 +18,9 @@ impl SchedulerTask {
         let Some(open) = self.runs.get_mut(&run) else { return };
         let Some(entry) = open.targets.get_mut(target.0 as usize) else { return };
         let Plan { cases, filtered, listed } = plan;
-        let seeds = cases.iter().map(PlannedCase::seed).collect();
+        let mut seeds: Vec<CaseSeed> = cases.iter().map(PlannedCase::seed).collect();
+        let framework = entry.prepared.spec.framework;
+        mark_groups(framework, cases.iter().map(|case| case.name.as_str()), &mut seeds);
         let decided: Vec<(usize, Decided)> =
             cases.iter().enumerate().filter_map(|(case, planned)| Some((case, planned.decided?))).collect();
         entry.cases = cases

@@ -14,7 +14,7 @@ use crate::history::CaseHistory;
 use crate::ledger::tries::{self, TriesRow};
 use crate::ledger::{AttemptRow, LedgerError, OpenRunRow, TargetRow, read};
 use crate::open_run::{AttemptEndNote, LeaseNote, OpenCase, OpenRun, PreparedRun};
-use crate::planning::seed;
+use crate::planning::{mark_groups, seed};
 
 impl SchedulerTask {
     /// Tells the scheduler of a run that was open when the coordinator stopped: its plan, what is decided, and the leases that agents may still
@@ -104,6 +104,7 @@ impl SchedulerTask {
             seeds.push(seed(history.as_ref(), None));
             entry.cases.push(OpenCase { name: name.clone(), history, is_decided: false });
         }
+        mark_groups(entry.prepared.spec.framework, planned.names.iter().map(String::as_str), &mut seeds);
         for &(CaseIndex(case), outcome) in &row.outcomes {
             // A row without a plan's case is found and reported when the run is counted.
             if let (Some(seed), Some(case)) = (seeds.get_mut(case as usize), entry.cases.get_mut(case as usize)) {

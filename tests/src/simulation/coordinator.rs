@@ -325,6 +325,7 @@ pub(super) fn seeds(target: &PlannedTarget) -> Vec<CaseSeed> {
         expected: case.known.then_some(case.duration),
         failed_last: case.failed_last,
         needs_alone: case.needs_alone,
+        opens_group: case.opens_group,
         ..CaseSeed::default()
     };
     target.cases.iter().map(seed).collect()

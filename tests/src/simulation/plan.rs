@@ -46,6 +46,7 @@ pub(super) struct PlannedCase {
     pub(super) known: bool,
     pub(super) failed_last: bool,
     pub(super) needs_alone: bool,
+    pub(super) opens_group: bool,
 }
 
 /// One target.
@@ -173,5 +174,6 @@ fn case(random: &mut Random, hostile: bool, mean_ms: u64, trouble: u64) -> Plann
         known: random.happens(600),
         failed_last: random.happens(50),
         needs_alone: random.happens(50),
+        opens_group: random.happens(100),
     }
 }

@@ -10,12 +10,12 @@ use muster_model::spec::Isolation;
 use muster_model::{AgentId, CaseIndex, Epoch, RunId};
 
 use super::fixture::*;
-use crate::{AgentState, Command, Config, Event, SchedulingPolicy, TargetSeed};
+use crate::{AgentState, CaseSeed, Command, Config, Event, SchedulingPolicy, TargetSeed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Every case in a process and, being long, in a shard of its own.
-fn long(count: usize) -> (SchedulingPolicy, Vec<crate::CaseSeed>) {
+fn long(count: usize) -> (SchedulingPolicy, Vec<CaseSeed>) {
     (SchedulingPolicy { isolation: Isolation::Process, ..policy() }, vec![known(6000); count])
 }
 
@@ -363,9 +363,25 @@ fn a_cancelled_run_ends_at_once_and_an_empty_one_has_nothing_to_run() {
     assert_eq!(finish(&world.take()), Some((RunOutcome::Cancelled, 2, 2)));
     world.submit(RunId(2), policy(), 0);
     assert_eq!(finish(&world.take()), Some((RunOutcome::NothingToRun, 0, 0)));
-    let decided = crate::CaseSeed { decided: Some(CaseOutcome::Verdict(PASSED)), ..known(1) };
+    let decided = CaseSeed { decided: Some(CaseOutcome::Verdict(PASSED)), ..known(1) };
     world.run(policy(), vec![decided; 3]);
     let commands = world.take();
     assert_eq!(outcomes(&commands), []);
     assert_eq!(finish(&commands), Some((RunOutcome::Passed, 3, 3)));
+}
+
+#[test]
+fn cases_of_one_group_travel_together() {
+    let shard = |opens_group: bool| {
+        let mut world = World::new();
+        let case = |millis, opens| CaseSeed { opens_group: opens && opens_group, ..known(millis) };
+        // Two files, each with one long case. A shard of the one slot takes half of what there is: 555 ms.
+        let one = [case(400, true), case(100, false), case(60, false)];
+        let cases = one.into_iter().chain([case(50, true), case(400, false), case(100, false)]).collect();
+        world.run(policy(), cases);
+        world.agent(1, 1);
+        world.leases().remove(0).cases()
+    };
+    assert_eq!(shard(true), [0, 1, 2]);
+    assert_eq!(shard(false), [0, 4], "without groups the longest go first");
 }

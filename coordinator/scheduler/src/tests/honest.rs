@@ -63,10 +63,12 @@ fn any_policy() -> impl Strategy<Value = SchedulingPolicy> {
 }
 
 fn any_cases() -> impl Strategy<Value = Vec<CaseSeed>> {
-    let case = (prop::option::of(1_u64..3000), any::<bool>(), prop::bool::weighted(0.1));
-    let seed = case.prop_map(|(time, failed_last, needs_alone)| CaseSeed {
+    let rarely = || prop::bool::weighted(0.1);
+    let case = (prop::option::of(1_u64..3000), any::<bool>(), rarely(), rarely());
+    let seed = case.prop_map(|(time, failed_last, needs_alone, opens_group)| CaseSeed {
         failed_last,
         needs_alone,
+        opens_group,
         ..time.map_or_else(CaseSeed::default, known)
     });
     proptest::collection::vec(seed, 0..30)
