@@ -32,6 +32,8 @@ pub(crate) struct GroupUsage {
 pub(crate) trait ControlGroup: Send {
     /// Puts a process, and so all that it clones from then on, into the group.
     fn enter(&self, process: u32) -> io::Result<()>;
+    /// Files into which a process writes `0` to enter by itself; none where there is no group.
+    fn doors(&self) -> io::Result<Vec<fs::File>>;
     /// Sets the limits and notes the counters.
     fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()>;
     /// What was used since `begin`.
@@ -146,6 +148,11 @@ fn set(directory: &Path, name: &str, value: impl ToString) -> io::Result<()> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
+/// The door of one directory: see [`ControlGroup::doors`].
+fn door(directory: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().write(true).open(directory.join("cgroup.procs"))
+}
+
 /// The value of a line `KEY VALUE` in a control file.
 fn keyed(directory: &Path, name: &str, key: &str) -> Option<u64> {
     value_of(&fs::read_to_string(directory.join(name)).ok()?, key)
@@ -192,6 +199,10 @@ struct NoGroup;
 impl ControlGroup for NoGroup {
     fn enter(&self, _process: u32) -> io::Result<()> {
         Ok(())
+    }
+
+    fn doors(&self) -> io::Result<Vec<fs::File>> {
+        Ok(Vec::new())
     }
 
     fn begin(&mut self, _memory_bytes: u64, _processes: u32) -> io::Result<()> {

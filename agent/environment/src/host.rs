@@ -3,12 +3,14 @@
 //! Layers are copied into a scratch directory, and paths beneath their mount paths in the command are rewritten to it. What a program reads by
 //! a path that it has compiled in is the host's own: that is why every result made here is labelled.
 
+mod keeper;
 mod place;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -19,8 +21,10 @@ use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
 use tokio::sync::mpsc;
 
+use self::keeper::Keeper;
 use self::place::Scratch;
 use crate::collect::{Root, collect_all};
+use crate::groups::{ControlGroup, Groups};
 use crate::kill::Killed;
 use crate::output::{OutputLimit, pipe, pump, watch};
 use crate::owned::OwnedDirectory;
@@ -46,6 +50,7 @@ impl HostConfig {
 /// The driver.
 pub struct HostEnvironment {
     directory: OwnedDirectory,
+    groups: Groups,
     count: AtomicU64,
 }
 
@@ -64,7 +69,7 @@ impl HostEnvironment {
     pub fn new(config: HostConfig) -> Result<Self, EnvironmentError> {
         let directory = OwnedDirectory::create(&config.directory, "host-")
             .map_err(|error| step(&format!("make a directory in {}", config.directory.display()), error))?;
-        Ok(Self { directory, count: AtomicU64::new(0) })
+        Ok(Self { directory, groups: Groups::discover(), count: AtomicU64::new(0) })
     }
 }
 
@@ -99,12 +104,12 @@ impl Environment for HostEnvironment {
     }
 
     fn check_readiness(&self) -> Result<Readiness, EnvironmentError> {
-        Ok(Readiness {
-            notes: vec![
-                "programs run on the bare host: they see its files, its network and its processes".into(),
-                "memory and the number of processes are not limited".into(),
-            ],
-        })
+        let mut notes =
+            vec!["programs run on the bare host: they see its files, its network and its processes".to_owned()];
+        if let Groups::None(reason) = &self.groups {
+            notes.push(format!("memory and the number of processes are not limited: {reason}"));
+        }
+        Ok(Readiness { notes })
     }
 
     async fn prepare(&self, spec: EnvironmentSpec) -> Result<Box<dyn Prepared>, EnvironmentError> {
@@ -126,45 +131,11 @@ impl Environment for HostEnvironment {
     ) -> Result<Exit, EnvironmentError> {
         let other = |_| EnvironmentError::Invalid("another driver made this place".into());
         let place = prepared.into_any().downcast::<Place>().map_err(other)?;
-        run(*place, output, kill).await
+        let mut group = self.groups.create().map_err(|error| step("make a control group", error))?;
+        let limits = (place.spec.memory_bytes, place.spec.processes);
+        group.begin(limits.0, limits.1).map_err(|error| step("limit memory and processes", error))?;
+        run(*place, group, output, kill).await
     }
-}
-
-/// A process group that is killed when dropped.
-struct Group(nix::unistd::Pid);
-
-impl Group {
-    fn kill(&self) {
-        // It may be gone already.
-        let _ = nix::sys::signal::killpg(self.0, nix::sys::signal::Signal::SIGKILL);
-    }
-
-    /// Whether anything besides the (reaped) leader is in it.
-    fn is_empty(&self) -> bool {
-        nix::sys::signal::killpg(self.0, None).is_err()
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Starts the program as the leader of a session of its own.
-fn start(
-    command: std::process::Command,
-    spec: &EnvironmentSpec,
-) -> Result<(tokio::process::Child, Group), EnvironmentError> {
-    let mut command = tokio::process::Command::from(command);
-    // SAFETY: `setsid` is async-signal-safe.
-    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
-    command.kill_on_drop(true);
-    let program = spec.command.arguments.first().cloned().unwrap_or_default();
-    // The command dies with this function, and with it our copies of the pipes' writing ends: with them open the pumps would never end.
-    let child = command.spawn().map_err(|source| EnvironmentError::Start { program, source })?;
-    let id = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or(i32::MAX);
-    Ok((child, Group(nix::unistd::Pid::from_raw(id))))
 }
 
 /// Reads back the files asked for and removes the scratch directory.
@@ -179,16 +150,33 @@ async fn collect_and_clean(mut place: Place) -> Result<Vec<(std::path::PathBuf, 
     collected.await.map_err(joined)?.map_err(|error| step("collect files", error))
 }
 
-async fn run(place: Place, output: mpsc::Sender<OutputChunk>, switch: KillSwitch) -> Result<Exit, EnvironmentError> {
+/// Starts the program in its control group, under a keeper of its own.
+fn start(
+    place: &Place,
+    group: &dyn ControlGroup,
+    standard: OwnedFd,
+    error: OwnedFd,
+) -> Result<(tokio::process::Child, Keeper), EnvironmentError> {
+    let mut command = place.scratch.command(&place.spec)?;
+    command.stdin(Stdio::null()).stdout(standard).stderr(error);
+    let doors = group.doors().map_err(|error| step("limit memory and processes", error))?;
+    let program = place.spec.command.arguments.first().cloned().unwrap_or_default();
+    Keeper::start(command.into(), doors).map_err(|source| EnvironmentError::Start { program, source })
+}
+
+async fn run(
+    place: Place,
+    group: Box<dyn ControlGroup>,
+    output: mpsc::Sender<OutputChunk>,
+    switch: KillSwitch,
+) -> Result<Exit, EnvironmentError> {
     let spec = &place.spec;
     let pipes = |error| step("make a pipe", error);
     let (standard, child_standard) = pipe().map_err(pipes)?;
     let (error, child_error) = pipe().map_err(pipes)?;
     let (standard, error) = (watch(standard)?, watch(error)?);
-    let mut command = place.scratch.command(spec)?;
-    command.stdin(Stdio::null()).stdout(child_standard).stderr(child_error);
     let started = Instant::now();
-    let (mut child, group) = start(command, spec)?;
+    let (mut child, mut keeper) = start(&place, group.as_ref(), child_standard, child_error)?;
 
     let killed = Killed::default();
     let limit = OutputLimit::new(spec.output_bytes);
@@ -199,14 +187,13 @@ async fn run(place: Place, output: mpsc::Sender<OutputChunk>, switch: KillSwitch
                 status = child.wait() => break status,
                 () = switch.pulled(), if killed.get().is_none() => {
                     killed.set(KillReason::Requested);
-                    group.kill();
+                    keeper.kill();
                 }
-                () = killed.pulled() => group.kill(),
+                () = killed.pulled() => keeper.kill(),
             }
         };
         let ended_at = Instant::now();
-        let leaked = u32::from(!group.is_empty());
-        group.kill();
+        let leaked = keeper.left_behind();
         (status, ended_at, leaked)
     };
     let pumps = async {
@@ -223,11 +210,15 @@ async fn run(place: Place, output: mpsc::Sender<OutputChunk>, switch: KillSwitch
         never = async { pumped = Some((&mut pumps).await); std::future::pending().await } => never,
     };
     if pumped.is_none() {
-        // A daemon that has left the group may hold the pipes for ever.
+        // Nobody is left who could hold the pipes, unless the kernel keeps one from dying.
         pumped = tokio::time::timeout(place::DRAIN_TIME, pumps).await.ok();
     }
     pumped.transpose().map_err(|error| step("read the program's output", error))?;
     let status = status.map_err(|error| step("wait for the program", error))?;
+    let used = group.usage();
+    if used.memory_kills > 0 {
+        killed.set(KillReason::Memory);
+    }
     let collected = collect_and_clean(place).await?;
     let signal = status.signal().and_then(|signal| u8::try_from(signal).ok());
     Ok(Exit {
@@ -237,6 +228,6 @@ async fn run(place: Place, output: mpsc::Sender<OutputChunk>, switch: KillSwitch
         collected,
         execution: ended_at - started,
         cleaning: ended_at.elapsed(),
-        usage: ResourceUsage::default(),
+        usage: ResourceUsage { memory_peak_bytes: used.memory_peak_bytes, cpu: used.cpu.unwrap_or_default() },
     })
 }

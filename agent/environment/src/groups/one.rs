@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ControlGroup, GroupUsage, mounted, own_directory, remove, set, value_of};
+use super::{ControlGroup, GroupUsage, door, mounted, own_directory, remove, set, value_of};
 
 /// The directories that groups are made in.
 #[derive(Debug)]
@@ -119,6 +119,10 @@ impl Group {
 impl ControlGroup for Group {
     fn enter(&self, process: u32) -> io::Result<()> {
         self.directories.iter().try_for_each(|directory| set(directory, "cgroup.procs", process))
+    }
+
+    fn doors(&self) -> io::Result<Vec<File>> {
+        self.directories.iter().map(|directory| door(directory)).collect()
     }
 
     fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ControlGroup, GroupUsage, keyed, mounted, own_directory, remove, set};
+use super::{ControlGroup, GroupUsage, door, keyed, mounted, own_directory, remove, set};
 
 /// The directory that groups are made in.
 #[derive(Debug)]
@@ -94,6 +94,10 @@ impl Group {
 impl ControlGroup for Group {
     fn enter(&self, process: u32) -> io::Result<()> {
         set(&self.path, "cgroup.procs", process)
+    }
+
+    fn doors(&self) -> io::Result<Vec<File>> {
+        Ok(vec![door(&self.path)?])
     }
 
     fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()> {

@@ -57,3 +57,30 @@ async fn too_much_output_kills() {
     let (exit, text) = run_script("yes", &[]).await;
     assert_eq!((exit.status, exit.killed, text.len()), (ExitStatus::Signal(9), Some(KillReason::Output), 1000));
 }
+
+#[tokio::test]
+async fn a_process_that_leaves_its_session_does_not_survive() {
+    // Twice removed: its parent is gone, and so is its session.
+    let script = "setsid sh -c 'sleep 601.25 & sleep 601.25' & sleep 0.2; exit 4";
+    let (exit, _) = run_script(script, &[]).await;
+    assert_eq!((exit.status, exit.killed), (ExitStatus::Code(4), None));
+    assert!(exit.leaked_processes > 0);
+    let alive = std::process::Command::new("pgrep").args(["-f", "^sleep 601.25"]).output().expect("pgrep is there");
+    assert_eq!(String::from_utf8_lossy(&alive.stdout), "");
+}
+
+#[tokio::test]
+async fn a_signal_is_told_as_it_was() {
+    let (exit, _) = run_script("kill -SEGV $$", &[]).await;
+    assert_eq!((exit.status, exit.killed), (ExitStatus::Signal(11), None));
+}
+
+#[tokio::test]
+async fn memory_is_limited_where_the_machine_has_control_groups() {
+    assert!(!matches!(Groups::discover(), Groups::None(_)), "this machine has control groups");
+    // 1 GiB where 256 MiB are allowed.
+    let script = "exec python3 -c 'x = b\"x\" * (1 << 30); print(len(x))'";
+    let (exit, text) = run_script(script, &[]).await;
+    assert_eq!((exit.killed, text.as_str()), (Some(KillReason::Memory), ""));
+    assert!(exit.usage.memory_peak_bytes > 1 << 27, "{:?}", exit.usage);
+}
