@@ -43,6 +43,10 @@ pub struct CommandSpec {
     pub working_directory: String,
 }
 
+/// The modification time that files of layers show, since the Unix epoch: the beginning of the year 2000. Bytes are all that is content; a time of
+/// an agent's own would be something that a case sees and that no key covers.
+pub const LAYER_FILE_TIME: Duration = Duration::from_secs(946_684_800);
+
 /// A directory tree in the content-addressed store, shown at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layer {

@@ -16,8 +16,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 use muster_model::limits::QUARANTINED_BLOBS_MAX;
+use muster_model::spec::LAYER_FILE_TIME;
 use muster_model::{Digest, DigestFunction};
 
 use super::packs;
@@ -182,7 +184,7 @@ impl Layout {
     pub(super) fn create_pack(&self, number: i64) -> Result<Arc<dyn StoreFile>, StoreError> {
         let path = self.pack_path(number);
         let file = self.files.create(&path).map_err(StoreError::file("create", &path))?;
-        file.seal(PRIVATE_MODE, None).map_err(StoreError::file("seal", &path))?;
+        file.seal(PRIVATE_MODE, None, None).map_err(StoreError::file("seal", &path))?;
         Ok(file)
     }
 
@@ -242,9 +244,10 @@ impl Layout {
         Partial::create(self.files.clone(), self.directory.join("incoming").join(number.to_string()))
     }
 
-    /// Gives a written file the mode of its form and the configured owner.
+    /// Gives a written file the mode of its form, the configured owner and the time of all files.
     pub(super) fn seal(&self, file: &dyn StoreFile, path: &Path, form: Form) -> Result<(), StoreError> {
-        file.seal(form.mode(), self.owner).map_err(StoreError::file("seal", path))
+        let modified = Some(UNIX_EPOCH + LAYER_FILE_TIME);
+        file.seal(form.mode(), self.owner, modified).map_err(StoreError::file("seal", path))
     }
 
     /// Puts a written file into its place.

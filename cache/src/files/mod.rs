@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 #[cfg(test)]
 pub(crate) mod model;
@@ -60,8 +61,8 @@ pub(crate) trait StoreFile: fmt::Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Bytes in the file.
     fn size(&self) -> io::Result<u64>;
-    /// Sets permissions, and the user and group that own it if they are given.
-    fn seal(&self, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()>;
+    /// Sets permissions, and the user and group that own it and the time of its last change if they are given.
+    fn seal(&self, mode: u32, owner: Option<(u32, u32)>, modified: Option<SystemTime>) -> io::Result<()>;
 }
 
 /// What is held while a store is open.

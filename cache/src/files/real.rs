@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{Files, Lock, Look, Space, StoreFile};
 
@@ -103,10 +104,13 @@ impl StoreFile for RealFile {
         Ok(self.0.metadata()?.len())
     }
 
-    fn seal(&self, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    fn seal(&self, mode: u32, owner: Option<(u32, u32)>, modified: Option<SystemTime>) -> io::Result<()> {
         // The owner first: changing it clears bits of the mode.
         if let Some((user, group)) = owner {
             std::os::unix::fs::fchown(&self.0, Some(user), Some(group))?;
+        }
+        if let Some(modified) = modified {
+            self.0.set_modified(modified)?;
         }
         self.0.set_permissions(fs::Permissions::from_mode(mode))
     }

@@ -96,7 +96,7 @@ async fn write(store: &dyn BlobStore, path: PathBuf, digest: Digest, executable:
     let created = path.clone();
     let partial = blob.pour(blocking(move || Partial::create(Arc::new(RealFiles), created)).await?).await?;
     let mode = if executable { 0o755 } else { 0o644 };
-    partial.file().seal(mode, None).map_err(FolderError::file("change the mode of", &path))?;
+    partial.file().seal(mode, None, None).map_err(FolderError::file("change the mode of", &path))?;
     blocking(move || partial.publish(&path)).await?;
     Ok(())
 }

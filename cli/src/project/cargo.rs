@@ -4,10 +4,12 @@
 //! the variables that `cargo test` would set.
 
 mod build;
+mod configuration;
 mod harness;
 mod messages;
 mod selection;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,17 +27,20 @@ use super::{BuildOutput, NotRun, ProjectError, Suite, base, files};
 /// Builds the suite's tests. The rest needs no cargo: see [`describe`].
 pub(super) async fn build(suite: &Suite, output: BuildOutput) -> Result<Built, ProjectError> {
     let build = build::build(&suite.directory, &suite.plan.cargo_arguments, output).await?;
-    Ok(Built { build })
+    let variables = configuration::variables(&suite.directory, &suite.plan.cargo_arguments)?;
+    Ok(Built { build, variables })
 }
 
 /// A suite whose tests are built.
 pub(super) struct Built {
     build: Build,
+    /// What cargo's configuration sets for every test.
+    variables: BTreeMap<String, String>,
 }
 
 /// Describes every test binary as a target, and names what does not run.
 pub(super) fn describe(suite: &Suite, built: &Built, preparation: &mut Preparation) -> Result<(), ProjectError> {
-    let workspace = Workspace::new(&built.build);
+    let workspace = Workspace::new(built);
     let mut packages: HashMap<String, PackageParts> = HashMap::new();
     let mut libraries: HashMap<Vec<PathBuf>, Libraries> = HashMap::new();
     for artifact in &built.build.artifacts {
@@ -72,12 +77,16 @@ struct PackageParts {
 
 struct Workspace<'a> {
     build: &'a Build,
+    variables: &'a BTreeMap<String, String>,
     packages: HashMap<&'a str, &'a Package>,
     linked_directories: Vec<PathBuf>,
+    opened_libraries: Vec<PathBuf>,
+    toolchain: OnceCell<Vec<PathBuf>>,
 }
 
 impl<'a> Workspace<'a> {
-    fn new(build: &'a Build) -> Self {
+    fn new(built: &'a Built) -> Self {
+        let build = &built.build;
         let packages = build.metadata.packages.iter().map(|package| (package.id.as_str(), package)).collect();
         let mut linked_directories: Vec<PathBuf> = build
             .build_scripts
@@ -88,7 +97,9 @@ impl<'a> Workspace<'a> {
             .collect();
         linked_directories.sort();
         linked_directories.dedup();
-        Self { build, packages, linked_directories }
+        let opened_libraries = shared_libraries(&linked_directories);
+        let variables = &built.variables;
+        Self { build, variables, packages, linked_directories, opened_libraries, toolchain: OnceCell::new() }
     }
 
     fn parts(
@@ -112,7 +123,8 @@ impl<'a> Workspace<'a> {
         let data_layer = preparation.data_layer(suite)?;
 
         let of_package = |id: &str| id == artifact.package_id;
-        let mut variables = package.variables();
+        let mut variables = self.variables.clone();
+        variables.extend(package.variables());
         let mut out_directories = Vec::new();
         for script in self.build.build_scripts.iter().filter(|script| of_package(&script.package_id)) {
             variables.extend(script.env.iter().cloned());
@@ -161,8 +173,15 @@ impl<'a> Workspace<'a> {
         for directory in &parts.out_directories {
             files::add_everything(&mut binary, directory)?;
         }
-        let search = self.search_directories(executable);
-        let (library_layer, used) = library_layer(suite, &programs, &search, libraries, preparation)?;
+        let mut search = self.search_directories(executable);
+        let (library_layer, used) = match self.library_layer(suite, &programs, &search, libraries, preparation) {
+            // The tests of a procedural macro, and what is built with `-C prefer-dynamic`.
+            Err(ProjectError::Library { .. }) => {
+                search.extend(self.toolchain_directories(suite).iter().cloned());
+                self.library_layer(suite, &programs, &search, libraries, preparation)?
+            }
+            found => found?,
+        };
         let path = search.iter().filter(|directory| used.contains(directory)).map(|path| path.display().to_string());
         let path: Vec<String> = path.collect();
         if !path.is_empty() {
@@ -202,6 +221,45 @@ impl<'a> Workspace<'a> {
         known.or_else(|| executable.ancestors().skip(1).map(|path| path.join("tmp")).find(|path| path.is_dir()))
     }
 
+    /// The layer of the libraries that no base has, and the directories that libraries were found in.
+    fn library_layer(
+        &self,
+        suite: &Suite,
+        programs: &[PathBuf],
+        search: &[PathBuf],
+        libraries: &mut HashMap<Vec<PathBuf>, Libraries>,
+        preparation: &mut Preparation,
+    ) -> Result<(Option<Layer>, Vec<PathBuf>), ProjectError> {
+        let base = suite.requirements().base;
+        let is_in_base = |path: &Path| base::is_shown(&base, path);
+        let finder = libraries.entry(search.to_owned()).or_insert_with(|| Libraries::new(search.to_owned()));
+        let mut layer = LayerBuilder::new("libraries");
+        let mut used = Vec::new();
+        for object in programs.iter().chain(&self.opened_libraries) {
+            let closure = match finder.closure(object) {
+                // What is only perhaps opened may be there for another machine.
+                Err(ProjectError::Library { .. } | ProjectError::Program { .. })
+                    if self.opened_libraries.contains(object) =>
+                {
+                    continue;
+                }
+                closure => closure?,
+            };
+            let own = self.opened_libraries.contains(object).then(|| object.clone());
+            for path in closure.paths.into_iter().chain(own) {
+                used.extend(path.parent().map(Path::to_owned));
+                layer.add_resolved(&path, &is_in_base)?;
+            }
+        }
+        let layer = if layer.is_empty() { None } else { Some(preparation.finish_layer(layer)?) };
+        Ok((layer, used))
+    }
+
+    /// Where the toolchain keeps its own shared libraries, which cargo adds to the search path; asked at most once.
+    fn toolchain_directories(&self, suite: &Suite) -> &[PathBuf] {
+        self.toolchain.get_or_init(|| ask_toolchain(&suite.directory))
+    }
+
     /// Where `cargo test` would let the dynamic linker look first, in its order.
     fn search_directories(&self, executable: &Path) -> Vec<PathBuf> {
         let mut search = self.linked_directories.clone();
@@ -211,27 +269,27 @@ impl<'a> Workspace<'a> {
     }
 }
 
-/// The layer of the libraries that no base has, and the directories that libraries were found in.
-fn library_layer(
-    suite: &Suite,
-    programs: &[PathBuf],
-    search: &[PathBuf],
-    libraries: &mut HashMap<Vec<PathBuf>, Libraries>,
-    preparation: &mut Preparation,
-) -> Result<(Option<Layer>, Vec<PathBuf>), ProjectError> {
-    let base = suite.requirements().base;
-    let is_in_base = |path: &Path| base::is_shown(&base, path);
-    let finder = libraries.entry(search.to_owned()).or_insert_with(|| Libraries::new(search.to_owned()));
-    let mut layer = LayerBuilder::new("libraries");
-    let mut used = Vec::new();
-    for program in programs {
-        for path in finder.closure(program)?.paths {
-            used.extend(path.parent().map(Path::to_owned));
-            layer.add_resolved(&path, &is_in_base)?;
-        }
-    }
-    let layer = if layer.is_empty() { None } else { Some(preparation.finish_layer(layer)?) };
-    Ok((layer, used))
+/// The shared libraries that lie directly in the directories: those a build script made are opened by name while tests run, which no header
+/// tells.
+fn shared_libraries(directories: &[PathBuf]) -> Vec<PathBuf> {
+    let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
+    let is_library = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so"));
+    let mut libraries: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_library).collect();
+    libraries.retain(|path| path.is_file());
+    libraries.sort();
+    libraries
+}
+
+/// Where the toolchain keeps its own shared libraries; nowhere when the compiler does not answer.
+fn ask_toolchain(directory: &Path) -> Vec<PathBuf> {
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = std::process::Command::new(compiler);
+    command.args(["--print", "target-libdir", "--print", "sysroot"]).current_dir(directory);
+    let Ok(answer) = command.stdin(std::process::Stdio::null()).output() else { return Vec::new() };
+    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+    let mut lines = answer.lines().map(PathBuf::from);
+    let libraries = lines.next();
+    libraries.into_iter().chain(lines.next().map(|sysroot| sysroot.join("lib"))).collect()
 }
 
 #[cfg(test)]

@@ -115,3 +115,26 @@ async fn a_build_failure_has_the_compilers_own_words() {
     assert!(command.starts_with("cargo test --no-run"), "{command}");
     assert!(output.contains("error[E0308]: mismatched types"), "{output}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tests_of_a_procedural_macro_come_with_the_toolchains_own_libraries() {
+    let directory = project(&[
+        (
+            "Cargo.toml",
+            "[package]\nname = \"derive\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[lib]\nproc-macro = true\n",
+        ),
+        ("src/lib.rs", "extern crate proc_macro;\n#[test]\nfn runs() {}\n"),
+        (".cargo/config.toml", "[env]\nCONFIGURED = { value = \"place\", relative = true }\n"),
+    ]);
+    let run = prepared(&directory).await.expect("it builds");
+    let [target] = run.targets.as_slice() else { panic!("one target: {:?}", run.targets) };
+    assert_eq!(purposes(target), ["binary", "libraries", "package"]);
+    let search = variable(target, "LD_LIBRARY_PATH").expect("its libraries are not where the linker looks by itself");
+    let has_standard_library = |directory: &str| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
+    };
+    assert!(search.split(':').any(has_standard_library), "{search}");
+    let root = fs::canonicalize(directory.path()).expect("it exists");
+    assert_eq!(variable(target, "CONFIGURED"), root.join("place").to_str());
+}

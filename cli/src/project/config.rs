@@ -112,6 +112,8 @@ const COMMON_KEYS: [&str; 13] = [
     "python",
     "requirements",
 ];
+/// Keys whose value is a table: a suite can't have such a name.
+const TABLE_KEYS: [&str; 2] = ["env", "requirements"];
 const SUITE_KEYS: [&str; 3] = ["directory", "command", "shards"];
 const ROOT_KEYS: [&str; 1] = ["test"];
 
@@ -187,7 +189,8 @@ impl Reader<'_> {
     fn test(&self, value: &Value<'_>, configuration: &mut Configuration) -> Result<(), ProjectError> {
         for (key, value) in self.table(value)? {
             let name = key.get_ref().as_ref();
-            if self.common(name, value, &mut configuration.settings)? {
+            let is_suite = value.get_ref().is_table() && !TABLE_KEYS.contains(&name);
+            if !is_suite && self.common(name, value, &mut configuration.settings)? {
                 continue;
             }
             if !value.get_ref().is_table() {
@@ -238,13 +241,13 @@ impl Reader<'_> {
             "environment" => settings.environment = Some(self.environment(value)?),
             "timeout" => settings.timeout = Some(self.duration(value)?),
             "retries" => settings.retries = Some(self.number(value, 0)?),
-            "env" => settings.environment_variables = self.variables(value)?,
+            "env" => settings.environment_variables = self.variables(name, value)?,
             "memory" => settings.memory_bytes = Some(self.bytes(value)?),
             "processes" => settings.processes = Some(self.number(value, 1)?),
             "profile" => settings.profile = Some(self.profile(value)?),
             "args" => settings.arguments = self.strings(value)?,
             "python" => settings.python = Some(self.string(value)?),
-            "requirements" => settings.requirements = self.variables(value)?,
+            "requirements" => settings.requirements = self.variables(name, value)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -332,9 +335,15 @@ impl Reader<'_> {
         array.iter().map(|value| self.string(value)).collect()
     }
 
-    fn variables(&self, value: &Value<'_>) -> Result<BTreeMap<String, String>, ProjectError> {
+    /// The table of the key `name`.
+    fn variables(&self, name: &str, value: &Value<'_>) -> Result<BTreeMap<String, String>, ProjectError> {
         let mut variables = BTreeMap::new();
         for (key, value) in self.table(value)? {
+            if ["framework", "command"].contains(&key.get_ref().as_ref()) {
+                let message = format!("`{name}` is a key, and no suite can have its name");
+                let hint = format!("call the suite something else, as in [test.{name}-tests]");
+                return Err(self.error(key.span(), message, hint));
+            }
             let text = value.get_ref().as_str().ok_or_else(|| self.expected(value, "a text"))?;
             variables.insert(key.get_ref().to_string(), text.to_owned());
         }

@@ -78,3 +78,15 @@ fn what_is_no_toml_is_told_with_line_and_column() {
     let complaint = complaint("[test]\nretries = = 2\n");
     assert!(complaint.starts_with("muster.toml:2:"), "{complaint}");
 }
+
+#[test]
+fn a_suite_may_be_named_like_a_key_whose_value_is_no_table() {
+    let text = "[test]\nretries = 1\n[test.python]\nframework = \"pytest\"\n[test.data]\ncommand = [\"./run\"]\n";
+    let configuration = Configuration::parse(text).expect("it is right");
+    let names: Vec<&str> = configuration.suites.iter().map(|suite| suite.name.as_str()).collect();
+    assert_eq!((names, configuration.settings.retries), (vec!["data", "python"], Some(1)));
+    insta::assert_snapshot!(complaint("[test.env]\nframework = \"cargo\"\n"), @r"
+    muster.toml:2:1: `env` is a key, and no suite can have its name
+    hint: call the suite something else, as in [test.env-tests]
+    ");
+}

@@ -16,6 +16,7 @@ use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD, ProgramHeader}
 
 use super::ProjectError;
 use super::error::file_error;
+use super::layer::LayerBuilder;
 
 /// Bytes of a dynamic section that are read; usual ones have less than a thousand.
 const DYNAMIC_BYTES_MAX: usize = 1024 * 1024;
@@ -114,6 +115,28 @@ impl Libraries {
         self.known.insert(path.to_owned(), needs.clone());
         Ok(needs)
     }
+}
+
+/// Adds the shared libraries of the program, if one is given, and of every shared object in the layer (an extension
+/// module, a library that is opened by name) that are not in the base.
+pub(crate) fn add_libraries(
+    layer: &mut LayerBuilder,
+    program: Option<&Path>,
+    is_in_base: &dyn Fn(&Path) -> bool,
+) -> Result<(), ProjectError> {
+    let mut libraries = Libraries::new(Vec::new());
+    let modules = layer.sources(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")));
+    for object in program.into_iter().chain(modules.iter().map(|(path, _)| path.as_path())) {
+        // An object whose library is missing here can't be opened here either, and nobody notices until somebody does.
+        let closure = match libraries.closure(object) {
+            Err(ProjectError::Library { .. } | ProjectError::Program { .. }) if Some(object) != program => continue,
+            closure => closure?,
+        };
+        for path in closure.paths {
+            layer.add_resolved(&path, is_in_base)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads only the pages that matter: test binaries are large, and what they need is said in a few hundred bytes.

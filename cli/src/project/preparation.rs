@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use muster_model::spec::{Layer, TargetSpec};
 use muster_model::{Digest, limits};
 
+use super::elf::add_libraries;
 use super::layer::LayerBuilder;
 use super::stat_cache::{StatCache, Wanted};
-use super::{NotRun, PreparedRun, ProjectError, Suite, files};
+use super::{NotRun, PreparedRun, ProjectError, Suite, base, files};
 
 /// Collects targets, blobs and notices.
 pub(crate) struct Preparation {
@@ -77,7 +78,7 @@ impl Preparation {
         layer.finish(&self.cache, &mut self.run.blobs)
     }
 
-    /// The layer of what the suite's `data` adds; None when it adds nothing.
+    /// The layer of what the suite's `data` adds, with the libraries that shared objects among it need; None when it adds nothing.
     pub(crate) fn data_layer(&mut self, suite: &Suite) -> Result<Option<Layer>, ProjectError> {
         if let Some(layer) = self.data_layers.get(&suite.name) {
             return Ok(layer.clone());
@@ -86,6 +87,8 @@ impl Preparation {
         for glob in files::add_data(&mut layer, &self.root, &suite.plan.settings.data)? {
             self.notice(format!("data `{glob}` of suite {} matches nothing", suite.name));
         }
+        let base = suite.requirements().base;
+        add_libraries(&mut layer, None, &|path| base::is_shown(&base, path))?;
         let layer = if layer.is_empty() { None } else { Some(self.finish_layer(layer)?) };
         self.data_layers.insert(suite.name.clone(), layer.clone());
         Ok(layer)

@@ -2,6 +2,7 @@
 
 mod bytecode;
 mod interpreter;
+mod memory;
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +12,7 @@ use muster_model::spec::{CommandSpec, FrameworkKind, Layer, TargetSpec};
 
 use self::bytecode::Check;
 use self::interpreter::Interpreter;
-use super::elf::Libraries;
+use super::elf::add_libraries;
 use super::layer::LayerBuilder;
 use super::preparation::Preparation;
 use super::{ProjectError, Suite, base, files};
@@ -21,7 +22,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Describes the suite as one target.
 pub(super) fn describe(suite: &Suite, preparation: &mut Preparation) -> Result<(), ProjectError> {
-    let interpreter = Interpreter::find(suite)?;
+    let interpreter = Interpreter::find(suite, preparation.cache_directory())?;
     let layers = [
         interpreter_layer(suite, &interpreter, preparation)?,
         installed_layer(suite, &interpreter, preparation)?,
@@ -133,7 +134,18 @@ fn package_layer(
     }
     files::add_package_without(&mut layer, &suite.directory, &excluded, &["__pycache__"])?;
     bytecode::add(&mut layer, interpreter, Check::Hash, preparation)?;
+    if !has_assertion_hook(&suite.directory) {
+        bytecode::add(&mut layer, interpreter, Check::ByPytest, preparation)?;
+    }
     preparation.finish_layer(layer)
+}
+
+/// Whether the project may ask pytest to rewrite assertions in another way (its documentation, `enable_assertion_pass_hook`).
+fn has_assertion_hook(directory: &Path) -> bool {
+    let files =
+        ["pytest.ini", ".pytest.ini", "pyproject.toml", "setup.cfg", "tox.ini"].map(|name| directory.join(name));
+    let says = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("enable_assertion_pass_hook"));
+    files.iter().any(says)
 }
 
 fn finish(
@@ -158,27 +170,6 @@ fn add_installed(layer: &mut LayerBuilder, directory: &Path, excluded: &[PathBuf
             || name.ends_with(b".o")
             || excluded.iter().any(|excluded| excluded == path)
     })
-}
-
-/// Adds the shared libraries of the program, if one is given, and of every extension module in the layer that are not in the base.
-fn add_libraries(
-    layer: &mut LayerBuilder,
-    program: Option<&Path>,
-    is_in_base: &dyn Fn(&Path) -> bool,
-) -> Result<(), ProjectError> {
-    let mut libraries = Libraries::new(Vec::new());
-    let modules = layer.sources(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".so")));
-    for object in program.into_iter().chain(modules.iter().map(|(path, _)| path.as_path())) {
-        // A module whose library is missing here can't be imported here either, and nobody notices until somebody does.
-        let closure = match libraries.closure(object) {
-            Err(ProjectError::Library { .. }) if Some(object) != program => continue,
-            closure => closure?,
-        };
-        for path in closure.paths {
-            layer.add_resolved(&path, is_in_base)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 const READS_MAX: usize = 3;
 
 /// What `stat` says about a file, as far as it identifies its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub(crate) struct Identity {
     size_bytes: u64,
     modified_ns: i64,
@@ -49,7 +49,8 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn of(metadata: &Metadata) -> Self {
+    /// What it says now.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
         let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Self {
             size_bytes: metadata.size(),
@@ -61,7 +62,7 @@ impl Identity {
     }
 
     /// Whether the file had been left alone long enough when it was read at `now_ns`.
-    fn is_settled(&self, now_ns: i64) -> bool {
+    pub(crate) fn is_settled(&self, now_ns: i64) -> bool {
         let window = RACY_WINDOW.as_nanos() as i64;
         self.modified_ns.max(self.changed_ns) < now_ns.saturating_sub(window)
     }

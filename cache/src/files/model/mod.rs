@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use super::{Files, Lock, Look, Space, StoreFile};
 
@@ -356,7 +357,7 @@ impl StoreFile for ModelFile {
         self.shared.size(self.file)
     }
 
-    fn seal(&self, _mode: u32, _owner: Option<(u32, u32)>) -> io::Result<()> {
+    fn seal(&self, _mode: u32, _owner: Option<(u32, u32)>, _modified: Option<SystemTime>) -> io::Result<()> {
         self.shared.lock().operate(false)
     }
 }

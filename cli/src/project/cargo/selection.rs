@@ -51,7 +51,7 @@ fn name_of(argument: &str) -> &str {
 }
 
 /// The values of a flag in its forms `--flag VALUE`, `--flag=VALUE` and `-fVALUE`.
-fn values(arguments: &[String], flags: &[&str]) -> Vec<String> {
+pub(super) fn values(arguments: &[String], flags: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {

@@ -2,12 +2,15 @@
 //!
 //! Python checks byte code against the modification time of its source, and a staged file has none of its own: every start of every interpreter
 //! would compile everything again. So sources are compiled here, into byte code that is checked by hash or not at all (PEP 552), and kept by
-//! the content and the path of the source.
+//! the content and the path of the source. pytest rewrites the assertions of test modules and keeps byte code of its own, which it checks
+//! against the modification time: that of every staged file, [`LAYER_FILE_TIME`].
 
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use muster_model::spec::LAYER_FILE_TIME;
 
 use super::interpreter::Interpreter;
 use crate::project::ProjectError;
@@ -21,6 +24,24 @@ pub(super) enum Check {
     Hash,
     /// Not at all: for what is installed.
     Never,
+    /// By pytest, against the time and the length of the source: for test modules with their assertions rewritten.
+    ByPytest,
+}
+
+impl Check {
+    /// The word for it, in keys and to the compiling script.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hash => "checked",
+            Self::Never => "unchecked",
+            Self::ByPytest => "pytest",
+        }
+    }
+
+    /// Whether there should be such byte code of a source.
+    fn is_for(self, source: &Path) -> bool {
+        is_worth_compiling(source) && (self != Self::ByPytest || is_test_module(source))
+    }
 }
 
 /// The version that understands byte code checked by hash (PEP 552).
@@ -36,14 +57,18 @@ pub(super) fn add(
     preparation: &Preparation,
 ) -> Result<(), ProjectError> {
     let (Some(tag), true) = (&interpreter.cache_tag, interpreter.version >= VERSION_MIN) else { return Ok(()) };
-    let sources = layer.sources(is_worth_compiling);
+    let compiler = match (check, &interpreter.pytest) {
+        (Check::ByPytest, None) => return Ok(()),
+        (Check::ByPytest, Some(version)) => format!("{tag}-pytest-{version}"),
+        (Check::Hash | Check::Never, _) => tag.clone(),
+    };
+    let sources = layer.sources(|source| check.is_for(source));
     let digests = preparation.digests(&sources)?;
     let mut planned = Vec::with_capacity(sources.len());
     for ((source, _), digest) in sources.iter().zip(digests) {
-        let mut hasher = blake3::Hasher::new_derive_key("muster 2026-11 python byte code v1");
+        let mut hasher = blake3::Hasher::new_derive_key("muster 2026-11 python byte code v2");
         let (major, minor, patch) = interpreter.version;
-        let kind = if check == Check::Hash { "checked" } else { "unchecked" };
-        hasher.update(format!("{tag} {major}.{minor}.{patch} {kind} {digest} ").as_bytes());
+        hasher.update(format!("{compiler} {major}.{minor}.{patch} {} {digest} ", check.name()).as_bytes());
         hasher.update(source.as_os_str().as_encoded_bytes());
         let name = hasher.finalize().to_hex();
         let output = preparation.cache_directory().join("bytecode").join(&name[..2]).join(&name[2..]);
@@ -58,10 +83,16 @@ pub(super) fn add(
         // An interpreter that could not write its byte code is slower, not wrong.
         let Ok(metadata) = fs::metadata(output) else { continue };
         if metadata.len() > 0 {
-            layer.add_file(&directory.join("__pycache__").join(format!("{stem}.{tag}.pyc")), output, metadata)?;
+            layer.add_file(&directory.join("__pycache__").join(format!("{stem}.{compiler}.pyc")), output, metadata)?;
         }
     }
     Ok(())
+}
+
+/// The names that pytest collects by itself (its documentation, `python_files`); of others it rewrites the assertions when it meets them.
+fn is_test_module(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    stem == "conftest" || stem.starts_with("test_") || stem.ends_with("_test")
 }
 
 /// The standard library's tests of itself are a third of it, and nobody imports them.
@@ -97,8 +128,11 @@ fn compile_some(chunk: &[&(PathBuf, PathBuf)], interpreter: &Interpreter, check:
         hint: "see whether the interpreter works by itself".into(),
         source,
     };
+    // pytest is among what is installed; nothing else needs that, and without it the start is quicker.
+    let bare: &[&str] = if check == Check::ByPytest { &[] } else { &["-S", "-E"] };
     let mut child = Command::new(&interpreter.executable)
-        .args(["-S", "-E", "-c", include_str!("compile.py")])
+        .args(bare)
+        .args(["-c", include_str!("compile.py"), check.name(), &LAYER_FILE_TIME.as_secs().to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -106,7 +140,7 @@ fn compile_some(chunk: &[&(PathBuf, PathBuf)], interpreter: &Interpreter, check:
         .map_err(not_run)?;
     if let Some(mut input) = child.stdin.take() {
         for (source, output) in chunk {
-            let line = serde_json::json!([source.to_str(), output.to_str(), check == Check::Hash]);
+            let line = serde_json::json!([source.to_str(), output.to_str()]);
             if writeln!(input, "{line}").is_err() {
                 break;
             }

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::memory;
 use crate::project::{ProjectError, Suite};
 
+/// The script that an interpreter answers.
+const QUESTION: &str = include_str!("interpreter.py");
+
 /// What the interpreter says about itself.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Interpreter {
     /// Itself, links not resolved: in a virtual environment the link decides which one it is.
     pub(super) executable: PathBuf,
@@ -37,14 +41,21 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Finds the suite's interpreter and asks it.
+    /// Finds the suite's interpreter, and asks it unless what it would say is remembered in `cache_directory`.
     ///
     /// # Errors
     ///
     /// [`ProjectError::NoPython`], [`ProjectError::NoPytest`], or an answer that is not understood.
-    pub(super) fn find(suite: &Suite) -> Result<Self, ProjectError> {
+    pub(super) fn find(suite: &Suite, cache_directory: &Path) -> Result<Self, ProjectError> {
         let python = path_of(suite).ok_or_else(|| ProjectError::NoPython { directory: suite.directory.clone() })?;
-        let interpreter = Self::ask(&python, &suite.directory)?;
+        let interpreter = match memory::recall(cache_directory, &python, QUESTION) {
+            Some(interpreter) => interpreter,
+            None => {
+                let interpreter = Self::ask(&python, &suite.directory)?;
+                memory::remember(cache_directory, &python, QUESTION, &interpreter);
+                interpreter
+            }
+        };
         if interpreter.pytest.is_none() {
             return Err(ProjectError::NoPytest { python: interpreter.executable });
         }
@@ -52,16 +63,14 @@ impl Interpreter {
     }
 
     fn ask(python: &Path, directory: &Path) -> Result<Self, ProjectError> {
-        let answer = Command::new(python)
-            .args(["-c", include_str!("interpreter.py")])
-            .current_dir(directory)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| ProjectError::Start {
-                program: python.display().to_string(),
-                hint: "name another interpreter: python = \"PATH\" in muster.toml".into(),
-                source,
-            })?;
+        let answer =
+            Command::new(python).args(["-c", QUESTION]).current_dir(directory).stdin(Stdio::null()).output().map_err(
+                |source| ProjectError::Start {
+                    program: python.display().to_string(),
+                    hint: "name another interpreter: python = \"PATH\" in muster.toml".into(),
+                    source,
+                },
+            )?;
         if !answer.status.success() {
             return Err(ProjectError::BuildFailed {
                 command: python.display().to_string(),
