@@ -221,7 +221,8 @@ impl ExpectedError {
             Self::Fleet(error) => error.hints(),
             Self::Cache(error) => error.hints(),
             Self::Embedded(error) => error.hints(&self.causes()),
-            Self::Report { .. } | Self::BrokenPipe | Self::Cancelled => Vec::new(),
+            Self::Report { .. } => vec!["name a file in a directory that is there and can be written to".into()],
+            Self::BrokenPipe | Self::Cancelled => Vec::new(),
         }
     }
 

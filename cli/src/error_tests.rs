@@ -167,6 +167,7 @@ fn the_remaining_families_are_told_apart() {
       hint: --data DIR names another directory
     [6] error: cannot write out.xml
       cause: permission denied
+      hint: name a file in a directory that is there and can be written to
     [6] error: nobody reads the output
     [130] error: cancelled
     ");

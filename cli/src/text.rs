@@ -59,6 +59,15 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
+/// A time that is only guessed, in whole seconds.
+pub fn estimate(duration: Duration) -> String {
+    let seconds = duration.as_millis().div_ceil(1000).max(1) as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        _ => self::duration(Duration::from_secs(seconds)),
+    }
+}
+
 /// Milliseconds as [`duration`].
 pub fn millis(millis: u64) -> String {
     duration(Duration::from_millis(millis))
@@ -173,6 +182,12 @@ mod tests {
         for wrong in ["", "s", "-1s", "1d", "0", "99999999999999999999s", "18446744073709551615h", "1.5s", "1s x"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_guess_is_not_told_to_the_hundredth() {
+        let told = [1, 1000, 1001, 39_250, 61_000].map(|millis| estimate(Duration::from_millis(millis)));
+        assert_eq!(told, ["1 s", "1 s", "2 s", "40 s", "1 min 01 s"]);
     }
 
     #[test]

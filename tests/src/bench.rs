@@ -1,25 +1,93 @@
 //! Measuring whole commands beside their peers in the same run; what `scripts/bench` prints.
+//!
+//! One file for each figure of `docs/benchmarks.md`.
 
-pub mod actions;
-pub mod bazel;
-pub mod cache;
-pub mod fleet;
-pub mod scale;
-pub mod suites;
+mod actions;
+mod bazel;
+mod cache;
+mod cargo;
+mod python;
+mod recovery;
+mod scale;
+mod sleep;
+mod tools;
+mod touched;
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
+use crate::programs::binary;
+
+/// Where the suites and tools are, and how thoroughly they are measured.
+pub struct Bench {
+    /// A directory that may be filled and is kept.
+    pub place: PathBuf,
+    /// How often each command is measured.
+    pub rounds: usize,
+}
+
+impl Bench {
+    /// What clients of the Remote Execution API ask a cache, beside an echo and BuildGrid.
+    pub fn cache(&self) {
+        cache::figures(&self.place, self.rounds);
+    }
+
+    /// Actions that do nothing, on one agent of two slots.
+    pub fn idle_actions(&self) {
+        actions::nothing(self.rounds);
+    }
+
+    /// The same sleeping actions on more and more agents.
+    pub fn sleeping_actions(&self) {
+        actions::sleeping(self.rounds);
+    }
+
+    /// A generated C++ project under Bazel.
+    pub fn bazel(&self) {
+        bazel::project(self.rounds);
+    }
+
+    /// Where suites are built, by all runners alike.
+    fn target(&self) -> PathBuf {
+        self.place.join("target")
+    }
+
+    /// `muster test` on an embedded fleet of two slots.
+    fn muster(&self, project: &Path, data: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary("muster"));
+        command.arg("test").arg(project).args(["--agents", "2", "--slots", "1", "--data"]);
+        command.arg(self.place.join(data)).args(arguments).env("CARGO_TARGET_DIR", self.target());
+        command
+    }
+
+    /// Measures all commands in turn, so that what else the machine does hits all of them alike.
+    fn compare(&self, commands: &[(&str, &dyn Fn() -> Command)]) -> Vec<Row> {
+        let mut rows: Vec<Row> =
+            commands.iter().map(|(name, _)| Row { name: (*name).to_owned(), measures: Vec::new() }).collect();
+        for round in 0..=self.rounds {
+            for (row, (_, command)) in rows.iter_mut().zip(commands) {
+                let measured = measure(command());
+                // The first round only warms what all of them use.
+                if round > 0 {
+                    row.measures.push(measured);
+                }
+            }
+        }
+        rows
+    }
+}
+
 /// How long a command took, and the processor time of it and its descendants.
 #[derive(Clone, Copy, Debug)]
-pub struct Measure {
+struct Measure {
     /// From start to end.
-    pub wall: Duration,
+    wall: Duration,
     /// User and system time, descendants that were waited for included.
-    pub cpu: Duration,
+    cpu: Duration,
 }
 
 /// Runs a command to its end.
@@ -27,7 +95,7 @@ pub struct Measure {
 /// # Panics
 ///
 /// When it can't be started or fails: a benchmark of something that fails says nothing.
-pub fn measure(mut command: Command) -> Measure {
+fn measure(mut command: Command) -> Measure {
     let before = children_cpu();
     let start = Instant::now();
     let output = command.stdin(Stdio::null()).output().expect("the program starts");
@@ -48,21 +116,21 @@ fn children_cpu() -> Duration {
 }
 
 /// One line of a table: what was measured, several times.
-pub struct Row {
+struct Row {
     /// What.
-    pub name: String,
+    name: String,
     /// Every measure.
-    pub measures: Vec<Measure>,
+    measures: Vec<Measure>,
 }
 
 impl Row {
     /// The median wall time.
-    pub fn wall(&self) -> Duration {
+    fn wall(&self) -> Duration {
         median(self.measures.iter().map(|measure| measure.wall).collect())
     }
 
     /// The median processor time.
-    pub fn cpu(&self) -> Duration {
+    fn cpu(&self) -> Duration {
         median(self.measures.iter().map(|measure| measure.cpu).collect())
     }
 }
@@ -72,29 +140,13 @@ impl Row {
 /// # Panics
 ///
 /// When there are none.
-pub fn median(mut values: Vec<Duration>) -> Duration {
+fn median(mut values: Vec<Duration>) -> Duration {
     values.sort_unstable();
     values[values.len() / 2]
 }
 
-/// Measures all commands in turn, `rounds` times, so that what else the machine does hits all of them alike.
-pub fn compare(rounds: usize, commands: &[(&str, &dyn Fn() -> Command)]) -> Vec<Row> {
-    let mut rows: Vec<Row> =
-        commands.iter().map(|(name, _)| Row { name: (*name).to_owned(), measures: Vec::new() }).collect();
-    for round in 0..=rounds {
-        for (row, (_, command)) in rows.iter_mut().zip(commands) {
-            let measured = measure(command());
-            // The first round only warms what all of them use.
-            if round > 0 {
-                row.measures.push(measured);
-            }
-        }
-    }
-    rows
-}
-
 /// Prints rows as a Markdown table, each beside the first.
-pub fn print(title: &str, rows: &[Row]) {
+fn print(title: &str, rows: &[Row]) {
     println!("\n### {title}\n");
     println!("| | wall, median | wall, least | CPU, median | wall / first |");
     println!("|---|---:|---:|---:|---:|");
@@ -110,4 +162,14 @@ pub fn print(title: &str, rows: &[Row]) {
             row.wall().as_secs_f64() / first.as_secs_f64()
         );
     }
+}
+
+/// How many times as long the one took as the other.
+fn ratio(one: &Row, other: &Row) -> f64 {
+    one.wall().as_secs_f64() / other.wall().as_secs_f64()
+}
+
+/// Prints whether a goal was met.
+fn goal(what: &str, measured: &str, is_met: bool) {
+    println!("\nGoal: {what}. Measured: {measured}. {}.", if is_met { "Met" } else { "**Missed**" });
 }

@@ -167,6 +167,17 @@ impl TestRun {
         self.finished()[key].as_u64().unwrap_or_else(|| panic!("no {key} in {}", self.finished()))
     }
 
+    /// How long the build step took, until the files were read.
+    ///
+    /// # Panics
+    ///
+    /// When nothing was built.
+    pub fn built(&self) -> Duration {
+        let hashing = self.events.iter().find(|event| event["event"] == "step" && event["step"] == "hashing");
+        let elapsed = hashing.and_then(|event| event["elapsed_ms"].as_u64());
+        Duration::from_millis(elapsed.unwrap_or_else(|| panic!("no build step: {self:#?}")))
+    }
+
     /// Every finished case as `(name, outcome)`, in order of names.
     pub fn outcomes(&self) -> Vec<(String, String)> {
         let mut outcomes: Vec<_> = self
@@ -348,9 +359,18 @@ impl Fleet {
         for _ in 0..agents {
             fleet.start_agent(&[]);
         }
-        let ready = format!("{agents} agents are connected");
-        eventually(&ready, || fleet.status(place)["agents"].as_array().is_some_and(|list| list.len() == agents));
+        fleet.wait_for_agents(place, agents);
         fleet
+    }
+
+    /// Waits until so many agents are connected, and the coordinator answers.
+    ///
+    /// # Panics
+    ///
+    /// When they are not within a minute.
+    pub fn wait_for_agents(&self, place: &Place, agents: usize) {
+        let ready = format!("{agents} agents are connected");
+        eventually(&ready, || self.status(place)["agents"].as_array().is_some_and(|list| list.len() == agents));
     }
 
     /// The value for `--fleet`.
@@ -369,9 +389,14 @@ impl Fleet {
 
     /// Starts one more agent, with more arguments; it has one slot unless they say otherwise.
     pub fn start_agent(&mut self, arguments: &[&str]) {
+        self.start_agent_at(&self.url(), arguments);
+    }
+
+    /// Starts one more agent that reaches the coordinator at another URL.
+    pub fn start_agent_at(&mut self, url: &str, arguments: &[&str]) {
         let name = format!("agent-{}", self.agents.len());
         let mut command = Command::new(binary("muster-agent"));
-        command.args(["--coordinator", &self.url(), "--name", &name, "--data"]);
+        command.args(["--coordinator", url, "--name", &name, "--data"]);
         if !arguments.contains(&"--slots") {
             command.args(["--slots", "1"]);
         }
@@ -456,13 +481,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for its end.
+    /// Waits for its end, however long that takes.
     ///
     /// # Panics
     ///
-    /// When it does not end within a minute.
+    /// When its output can't be read.
     pub fn finish(mut self) -> TestRun {
-        let code = self.program.wait();
+        let code = self.program.child.wait().expect("it can be waited for").code();
         let events = self.reader.join().expect("its output was read");
         TestRun { code, events, errors: String::new() }
     }

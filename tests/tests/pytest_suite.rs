@@ -66,3 +66,37 @@ fn a_crash_in_the_middle_of_a_shard_is_charged_to_the_case_that_was_running() {
     let output = run.case("test_trouble.py::test_fails")["output"].to_string();
     assert!(output.contains("assert 1 == 2") && output.contains("said before it failed"), "{output}");
 }
+
+#[test]
+fn test_modules_come_with_rewritten_byte_code_that_pytest_takes() {
+    let place = Place::empty();
+    place.write(
+        "test_kept.py",
+        r#"
+import glob
+import os
+
+import pytest
+
+
+def test_is_valid():
+    (kept,) = glob.glob(os.path.join(os.path.dirname(__file__), "__pycache__", "test_kept.*-pytest-*.pyc"))
+    with open(kept, "rb") as file:
+        head = file.read(16)
+    status = os.stat(__file__)
+    assert head[4:8] == bytes(4)
+    assert int.from_bytes(head[8:12], "little") == int(status.st_mtime)
+    assert int.from_bytes(head[12:16], "little") == status.st_size
+
+
+def test_explains_itself():
+    one = 1
+    with pytest.raises(AssertionError) as caught:
+        assert one == 2
+    assert "assert 1 == 2" in str(caught.value)
+"#,
+    );
+    let run = test(&place, &[]);
+    assert_eq!(run.code, Some(0), "{run:#?}");
+    assert_eq!(run.count("passed"), 2);
+}

@@ -32,11 +32,12 @@ const EVENTS_AT_ONCE: usize = 256;
 
 /// Runs the command.
 pub(super) async fn run(arguments: TestArguments, color: ColorChoice) -> Result<ExitCode, ExpectedError> {
+    let start = Instant::now();
     let mut interrupts = Interrupts::listen().map_err(ExpectedError::report("a handler for signals"))?;
     let mut reporters = reporters(&arguments, color);
     let project = project::detect(&arguments.path, &arguments.project_options())?;
     let prepared = {
-        let both = async { tokio::join!(Fleet::open(&arguments), prepare(&project, &mut reporters)) };
+        let both = async { tokio::join!(Fleet::open(&arguments), prepare(&project, &mut reporters, start)) };
         tokio::select! {
             both = both => both,
             () = interrupts.next() => return Err(ExpectedError::Cancelled),
@@ -91,26 +92,30 @@ impl Fleet {
     }
 }
 
-struct StepNotes<'a>(&'a mut Reporters);
+struct StepNotes<'a> {
+    reporters: &'a mut Reporters,
+    start: Instant,
+}
 
 impl Progress for StepNotes<'_> {
     fn step(&mut self, step: Step) {
-        let words = match step {
-            Step::Building { suite } => format!("building {suite}"),
-            Step::Hashing { suite } => format!("reading the files of {suite}"),
+        let (suite, step, words) = match step {
+            Step::Building { suite } => (suite.clone(), "building", format!("building {suite}")),
+            Step::Hashing { suite } => (suite.clone(), "hashing", format!("reading the files of {suite}")),
             Step::Ready { suite, targets } => {
-                format!("{suite} is ready: {}", text::counted(targets as u64, "target", "targets"))
+                let targets = text::counted(targets as u64, "target", "targets");
+                (suite.clone(), "ready", format!("{suite} is ready: {targets}"))
             }
         };
         // A reporter that can't be written says so at its first event.
-        let _ = self.0.note(&Note::Step(words));
+        let _ = self.reporters.note(&Note::Step { suite, step, words, elapsed: self.start.elapsed() });
     }
 }
 
-async fn prepare(project: &Project, reporters: &mut Reporters) -> Result<PreparedRun, ExpectedError> {
+async fn prepare(project: &Project, reporters: &mut Reporters, start: Instant) -> Result<PreparedRun, ExpectedError> {
     let options =
         PrepareOptions { cache_directory: project::default_cache_directory(), build_output: BuildOutput::Inherited };
-    let prepared = project::prepare(project, &options, &mut StepNotes(reporters)).await?;
+    let prepared = project::prepare(project, &options, &mut StepNotes { reporters, start }).await?;
     for not_run in &prepared.not_run {
         let note = Note::NotRun {
             suite: not_run.suite.clone(),

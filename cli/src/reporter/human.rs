@@ -72,7 +72,7 @@ fn status(tally: &Tally, paint: Paint, columns: usize) -> String {
         }
     }
     if let Some(remaining) = tally.remaining() {
-        words.push_str(&format!(", about {} left", text::duration(remaining)));
+        words.push_str(&format!(", about {} left", text::estimate(remaining)));
     } else if !tally.planned_is_final {
         words.push_str(", still looking for cases");
     }
@@ -92,7 +92,7 @@ fn status(tally: &Tally, paint: Paint, columns: usize) -> String {
 
 impl<W: Write + Send> Reporter for HumanReporter<W> {
     fn note(&mut self, note: &Note) -> io::Result<()> {
-        if let Note::Step(step) = note {
+        if let Note::Step { words: step, .. } = note {
             self.bar.set_message(text::escape_line(step));
             // Drawn once and then wiped for the build's own words, which go to the same terminal.
             self.bar.tick();

@@ -127,7 +127,7 @@ pub fn efficiency_fields(efficiency: &muster_proto::v1::Efficiency) -> Value {
     let share = f64::from(efficiency.efficiency_milli) / 1000.0;
     json!({
         "lower_bound_ms": efficiency.lower_bound_ms,
-        "efficiency": (efficiency.wall_ms > 0).then_some(share),
+        "efficiency": (efficiency.wall_ms > 0 && efficiency.lower_bound_ms > 0).then_some(share),
         "tail_ms": efficiency.tail_ms,
         "dispatch_ms": efficiency.dispatch_ms,
         "transfer_ms": efficiency.transfer_ms,
@@ -159,7 +159,12 @@ pub fn merged(objects: impl IntoIterator<Item = Value>) -> Map<String, Value> {
 impl<W: Write + Send> Reporter for JsonReporter<W> {
     fn note(&mut self, note: &Note) -> io::Result<()> {
         match note {
-            Note::Step(_) => Ok(()),
+            Note::Step { suite, step, elapsed, .. } => self.line(&json!({
+                "event": "step",
+                "suite": suite,
+                "step": step,
+                "elapsed_ms": u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            })),
             Note::Notice(notice) => self.line(&json!({"event": "notice", "message": notice})),
             Note::NotRun { suite, what, why, hint } => {
                 self.line(&json!({"event": "not_run", "suite": suite, "what": what, "why": why, "hint": hint}))
@@ -186,14 +191,14 @@ impl<W: Write + Send> Reporter for JsonReporter<W> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests_support::{Shared, events, play};
+    use super::super::tests_support::{Shared, events, play, step};
     use super::*;
 
     #[test]
     fn every_event_is_one_object() {
         let output = Shared::default();
         let mut reporter = JsonReporter::new(output.clone());
-        reporter.note(&Note::Step("building".into())).unwrap();
+        reporter.note(&step()).unwrap();
         reporter.note(&Note::Notice("be\nware".into())).unwrap();
         reporter
             .note(&Note::NotRun { suite: "cargo".into(), what: "doctests".into(), why: "w".into(), hint: "h".into() })
@@ -203,6 +208,7 @@ mod tests {
             assert!(serde_json::from_str::<Value>(line).unwrap()["event"].is_string());
         }
         insta::assert_snapshot!(output.text(), @r#"
+        {"elapsed_ms":12,"event":"step","step":"building","suite":"cargo"}
         {"event":"notice","message":"be\nware"}
         {"event":"not_run","hint":"h","suite":"cargo","what":"doctests","why":"w"}
         {"at_unix_ms":1700000000000,"event":"run_started","project":"shapes","run_id":17,"sequence":1,"targets":["shapes (lib)","shapes (test broken)"]}

@@ -15,6 +15,7 @@ mod tally;
 mod tests_support;
 
 use std::io;
+use std::time::Duration;
 
 use muster_proto::v1::RunEvent;
 
@@ -30,7 +31,16 @@ pub use tally::Tally;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// Where preparing the run has come to.
-    Step(String),
+    Step {
+        /// Of which suite.
+        suite: String,
+        /// `building`, `hashing` or `ready`: that begins, or is so, now.
+        step: &'static str,
+        /// The same for people.
+        words: String,
+        /// Since the command was started.
+        elapsed: Duration,
+    },
     /// What the user should know, one sentence.
     Notice(String),
     /// Something that was found and is not run.

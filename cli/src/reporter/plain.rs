@@ -39,7 +39,7 @@ impl<W: Write + Send, V: Write + Send> PlainReporter<W, V> {
 /// A note on one line, or none for the steps, which only matter on a terminal.
 pub(super) fn note_line(note: &Note, paint: Paint) -> Option<String> {
     match note {
-        Note::Step(_) => None,
+        Note::Step { .. } => None,
         Note::Notice(notice) => Some(format!("{} {}", paint.attention("note:"), text::escape_line(notice))),
         Note::NotRun { suite, what, why, hint } => {
             let line = format!("{} {}: {}", text::escape_line(suite), text::escape_line(what), text::escape_line(why));
@@ -73,7 +73,7 @@ pub(super) fn event_line(event: &RunEvent, tally: &Tally, paint: Paint, verbose:
         )),
         Event::RunPlanned(planned) if planned.planned > 0 => {
             let expected = match tally.remaining() {
-                Some(remaining) => format!(", about {}", text::duration(remaining)),
+                Some(remaining) => format!(", about {}", text::estimate(remaining)),
                 None => String::new(),
             };
             Some(format!(
@@ -107,8 +107,11 @@ impl<W: Write + Send, V: Write + Send> Reporter for PlainReporter<W, V> {
             return;
         }
         let remaining =
-            tally.remaining().map_or_else(String::new, |rest| format!(", about {} left", text::duration(rest)));
-        let line = format!("{}/{} done, {} failed{remaining}", tally.done, tally.planned, tally.failed);
+            tally.remaining().map_or_else(String::new, |rest| format!(", about {} left", text::estimate(rest)));
+        let line = match tally.planned {
+            0 => "still looking for cases".to_owned(),
+            planned => format!("{}/{planned} done, {} failed{remaining}", tally.done, tally.failed),
+        };
         // A failure to write it shows at the next event, which can report it.
         let _ = self.line(&line);
     }

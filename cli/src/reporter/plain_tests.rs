@@ -1,12 +1,12 @@
 //! Plain reports as people read them.
 
-use super::super::tests_support::{Shared, events, play};
+use super::super::tests_support::{Shared, events, play, step};
 use super::*;
 
 fn report(verbose: bool) -> (String, String) {
     let (output, words) = (Shared::default(), Shared::default());
     let mut reporter = PlainReporter::new(output.clone(), words.clone(), Paint::PLAIN, verbose);
-    reporter.note(&Note::Step("building".into())).unwrap();
+    reporter.note(&step()).unwrap();
     reporter.note(&Note::Notice("the cache is cold".into())).unwrap();
     reporter
         .note(&Note::NotRun {
@@ -30,7 +30,7 @@ fn only_what_did_not_pass_gets_a_line() {
     ");
     insta::assert_snapshot!(output, @r"
             FAIL shapes (test broken) cannot list its cases
-    run 17: 7 cases on 4 slots, about 0.500 s
+    run 17: 7 cases on 4 slots, about 1 s
            FAULT agent_lost on agent-1: its lease ran out (1 case is tried again)
             FAIL [  0.012 s] shapes (lib) tests::volume
            CRASH [  0.012 s] shapes (lib) tests::raw

@@ -145,20 +145,21 @@ impl Tally {
 
     /// How long the rest will take, from history refined by what was measured; none before anything is known.
     ///
-    /// Work is started longest first, so what is left is what history expected less what was done. Once more was measured than history expected,
-    /// history is wrong, and the mean of what was measured stands in for it.
+    /// Work is started longest first, so what is left is what history expected less what was done, and at most as much as if every case that is
+    /// open took the mean of those that are done. The mean alone counts once more was measured than history expected: then history is wrong.
     pub fn remaining(&self) -> Option<Duration> {
         let open = self.planned.saturating_sub(self.done);
         if !self.planned_is_final || open == 0 {
             return None;
         }
-        let work = match self.expected.checked_sub(self.measured) {
-            Some(rest) if !rest.is_zero() => rest,
-            _ if self.executed > 0 => {
-                let mean = self.measured / u32::try_from(self.executed).unwrap_or(u32::MAX);
-                mean.saturating_mul(u32::try_from(open).unwrap_or(u32::MAX))
-            }
-            _ => return None,
+        let by_history = self.expected.checked_sub(self.measured).filter(|rest| !rest.is_zero());
+        let by_mean = (self.executed > 0).then(|| {
+            let mean = self.measured / u32::try_from(self.executed).unwrap_or(u32::MAX);
+            mean.saturating_mul(u32::try_from(open).unwrap_or(u32::MAX))
+        });
+        let work = match (by_history, by_mean) {
+            (Some(history), Some(mean)) => history.min(mean),
+            (one, other) => one.or(other)?,
         };
         let lanes = u64::from(self.slots.max(1)).min(open);
         Some(work / u32::try_from(lanes).unwrap_or(1))

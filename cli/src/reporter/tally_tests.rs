@@ -79,6 +79,8 @@ fn the_time_left_follows_history_and_then_what_was_measured() {
     assert_eq!(tally.remaining(), Some(Duration::from_secs(3)));
     tally.count(&case(1, 8_000_000));
     assert_eq!(tally.remaining(), Some(Duration::from_secs(24)), "eight cases of six seconds on two slots");
+    let unknown = counted(&[plan(1_000_000), case(0, 1_000_000)]);
+    assert_eq!(unknown.remaining(), Some(Duration::from_millis(4500)), "nine like the one that is done");
     assert_eq!(counted(&[plan(0)]).remaining(), None, "nothing is known yet");
     assert_eq!(counted(&[]).remaining(), None);
 }

@@ -9,7 +9,13 @@ use muster_proto::v1::{
     TargetDiscovered,
 };
 
-use super::{Reporter, Tally};
+use super::{Note, Reporter, Tally};
+
+/// A step of preparing.
+pub(crate) fn step() -> Note {
+    let elapsed = std::time::Duration::from_millis(12);
+    Note::Step { suite: "cargo".into(), step: "building", words: "building cargo".into(), elapsed }
+}
 
 /// A buffer that a test keeps a hand on.
 #[derive(Clone, Default)]

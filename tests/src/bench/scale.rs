@@ -12,6 +12,7 @@ use muster_scheduler::{
     AttemptEnd, CaseEnd, CaseSeed, Command, Config, Event, Scheduler, SchedulingPolicy, TargetSeed,
 };
 
+use super::{Bench, median};
 use crate::seed::Random;
 
 /// Agents of one slot that do what they are told at once and report each end.
@@ -113,22 +114,43 @@ impl Crowd {
     }
 }
 
-/// Prints events per second, bytes per queued case and their growth.
-///
-/// # Panics
-///
-/// When a case is not decided exactly once.
-pub fn growth() {
-    println!("\n### The scheduler alone\n");
-    println!("| agents | queued cases | bytes per queued case | queueing | events | events per second |");
-    println!("|---:|---:|---:|---:|---:|---:|");
-    // The largest first: only a process that has freed nothing yet shows in its resident memory what is new.
-    for (agents, cases) in [(10_000, 1_000_000), (1000, 1_000_000), (1000, 100_000), (100, 10_000)] {
-        one(agents, cases);
+impl Bench {
+    /// Prints events per second, bytes per queued case and their growth.
+    ///
+    /// # Panics
+    ///
+    /// When a case is not decided exactly once.
+    pub fn scale(&self) {
+        println!("\n### The scheduler alone\n");
+        println!(
+            "| agents | queued cases | bytes per queued case | queueing, median | events | events per second, median |"
+        );
+        println!("|---:|---:|---:|---:|---:|---:|");
+        // The largest first: only a process that has freed nothing yet shows in its resident memory what is new.
+        for (agents, cases) in [(10_000, 1_000_000), (1000, 1_000_000), (1000, 100_000), (100, 10_000)] {
+            let rounds: Vec<Round> = (0..self.rounds).map(|_| one(agents, cases)).collect();
+            let bytes = rounds.first().filter(|_| agents == 10_000).map(|round| format!("{:.0}", round.bytes));
+            let events = rounds.first().map_or(0, |round| round.events);
+            let queueing = median(rounds.iter().map(|round| round.queueing).collect()).as_secs_f64();
+            let running = median(rounds.iter().map(|round| round.running).collect()).as_secs_f64();
+            println!(
+                "| {agents} | {cases} | {} | {queueing:.3} s | {events} | {:.0} |",
+                bytes.unwrap_or_default(),
+                events as f64 / running
+            );
+        }
     }
 }
 
-fn one(agents: u64, cases: usize) {
+/// What one history came to.
+struct Round {
+    bytes: f64,
+    queueing: Duration,
+    events: u64,
+    running: Duration,
+}
+
+fn one(agents: u64, cases: usize) -> Round {
     let before = resident_bytes();
     let mut random = Random::new(7);
     let durations: Vec<Duration> = (0..cases).map(|_| Duration::from_millis(random.between(20, 2000))).collect();
@@ -156,7 +178,6 @@ fn one(agents: u64, cases: usize) {
     // The benchmark's own list of durations is no part of the scheduler.
     let own = size_of_val(crowd.durations.as_slice()) as u64;
     let bytes = resident_bytes().saturating_sub(before + own) as f64 / cases as f64;
-    let bytes = if agents == 10_000 { format!("{bytes:.0}") } else { String::new() };
     let offer = Offer { environments: vec![EnvironmentKind::Sandbox], ..Offer::default() };
     let start = std::time::Instant::now();
     for agent in (1..=agents).map(AgentId) {
@@ -164,14 +185,9 @@ fn one(agents: u64, cases: usize) {
         crowd.report(agent);
     }
     crowd.run();
-    let seconds = start.elapsed().as_secs_f64();
+    let running = start.elapsed();
     assert_eq!(crowd.decided, cases, "every case is decided once");
-    println!(
-        "| {agents} | {cases} | {bytes} | {:.3} s | {} | {:.0} |",
-        queueing.as_secs_f64(),
-        crowd.events,
-        crowd.events as f64 / seconds
-    );
+    Round { bytes, queueing, events: crowd.events, running }
 }
 
 fn resident_bytes() -> u64 {

@@ -2,52 +2,70 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
-use muster_tests::bench::{actions, bazel, cache, fleet, scale, suites::Bench};
+use clap::{Parser, ValueEnum};
+use muster_tests::bench::Bench;
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Figure {
+    /// statrs under cargo test, nextest, Maelstrom and Muster; then unchanged (figures 1 and 2)
+    Statrs,
+    /// derive_more, likewise (figures 1 and 2)
+    #[value(name = "derive_more")]
+    DeriveMore,
+    /// One test file of a workspace changes (figure 3)
+    Touched,
+    /// 1,000 sleeping cases on 25 agent processes, with and without killed agents (figure 4)
+    Sleep,
+    /// networkx's own suite under pytest, beside xdist (figure 5)
+    Networkx,
+    /// How soon a lost agent is noticed and its work starts elsewhere (figure 6)
+    Recovery,
+    /// The scheduler alone, up to a million cases and ten thousand agents (figure 7)
+    Scale,
+    /// What clients of the Remote Execution API ask the cache, beside an echo and BuildGrid
+    Cache,
+    /// Actions that do nothing, on one agent of two slots
+    Execute,
+    /// The same sleeping actions on 1, 2, 4 and 8 agents
+    Agents,
+    /// A generated C++ project under Bazel: local, remote, remote and cached
+    Bazel,
+}
 
 /// Measures Muster beside its peers.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: scale, statrs, derive_more, networkx, sleep, cache, execute, agents, bazel; all of them when none is named.
-    figures: Vec<String>,
-    /// How often each command is measured, after one round that only warms.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
-    /// Where suites are fetched to and built.
+    /// What to measure; everything when nothing is named.
+    figures: Vec<Figure>,
+    /// How often each command is measured.
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Where suites are fetched to and built, and tools installed.
     #[arg(long)]
     place: PathBuf,
 }
 
 fn main() {
     let arguments = Arguments::parse();
-    let bench = Bench { place: arguments.place, rounds: arguments.rounds };
+    let bench = Bench { place: arguments.place, rounds: arguments.rounds.into() };
     std::fs::create_dir_all(&bench.place).expect("the place can be made");
-    let wanted = |name: &str| arguments.figures.is_empty() || arguments.figures.iter().any(|figure| figure == name);
-    if wanted("scale") {
-        scale::growth();
-    }
-    if wanted("statrs") {
-        bench.cargo_suite("statrs", "0.19.1");
-    }
-    if wanted("derive_more") {
-        bench.cargo_suite("derive_more", "2.1.0");
-    }
-    if wanted("networkx") {
-        bench.python_suite();
-    }
-    if wanted("sleep") {
-        fleet::sleeping_cases(1000, 25, 5);
-    }
-    if wanted("cache") {
-        cache::figures(&bench.place, bench.rounds);
-    }
-    if wanted("execute") {
-        actions::nothing(bench.rounds);
-    }
-    if wanted("agents") {
-        actions::sleeping(bench.rounds);
-    }
-    if wanted("bazel") {
-        bazel::project(bench.rounds);
+    for figure in Figure::value_variants() {
+        if !arguments.figures.is_empty() && !arguments.figures.contains(figure) {
+            continue;
+        }
+        match figure {
+            Figure::Statrs => bench.cargo_suite("statrs", "0.19.1", &[]),
+            Figure::DeriveMore => bench.cargo_suite("derive_more", "2.1.0", &["--all-features"]),
+            Figure::Touched => bench.touched(),
+            Figure::Sleep => bench.sleeping_cases(),
+            Figure::Networkx => bench.python_suite(),
+            Figure::Recovery => bench.recovery(),
+            Figure::Scale => bench.scale(),
+            Figure::Cache => bench.cache(),
+            Figure::Execute => bench.idle_actions(),
+            Figure::Agents => bench.sleeping_actions(),
+            Figure::Bazel => bench.bazel(),
+        }
     }
 }
