@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 /// Bytes in memory of what clients upload, ask in long questions and get in batches, all together.
 #[derive(Clone, Debug)]
-pub(crate) struct UploadBudget(Arc<Semaphore>);
+pub struct UploadBudget(Arc<Semaphore>);
 
 /// A part of the budget, given back when it is dropped.
 #[derive(Debug)]

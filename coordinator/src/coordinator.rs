@@ -198,6 +198,7 @@ impl Parts {
             store: storage.blobs.clone(),
             actions: storage.actions.clone(),
             counters: counters.clone(),
+            budget: http.budget.clone(),
             executes: true,
             clients_write_results,
         };

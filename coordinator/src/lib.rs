@@ -42,6 +42,7 @@ mod watch;
 mod watchers;
 mod words;
 
+pub use budget::UploadBudget;
 pub use configuration::{
     ActionCacheWrites, Config, ConfigurationError, ConfigurationFile, DATA_DEFAULT, LISTEN_DEFAULT, Size, SizeError,
 };

@@ -53,7 +53,8 @@ pub(crate) struct HttpCaches {
     counters: Arc<Counters>,
     /// A folder for bodies whose digest is not known before their end; see [`Self::new`].
     incoming: Arc<PathBuf>,
-    budget: UploadBudget,
+    /// The memory for uploads, which the services of the Remote Execution API share.
+    pub(crate) budget: UploadBudget,
     clients_write_results: bool,
 }
 

@@ -52,6 +52,8 @@ pub struct CacheServices {
     pub actions: Arc<dyn ActionCache>,
     /// What is carried and found is counted here.
     pub counters: Arc<Counters>,
+    /// The memory for uploads, which all that take some share.
+    pub budget: UploadBudget,
     /// Actions are executed.
     pub executes: bool,
     /// Clients may store results of their own.
@@ -68,7 +70,7 @@ impl CacheServices {
     /// Adds the services.
     pub fn add_to(&self, routes: &mut RoutesBuilder) {
         let message_bytes_max = MESSAGE_BYTES_MAX + FRAMING_BYTES;
-        let budget = UploadBudget::default();
+        let budget = self.budget.clone();
         let storage = StorageService {
             store: self.store.clone(),
             actions: self.actions.clone(),

@@ -45,6 +45,7 @@ pub(super) async fn fleet_with(clients_write_results: bool, lease_time: Duration
         store: disk.clone(),
         actions: disk.clone(),
         counters: counters.clone(),
+        budget: UploadBudget::default(),
         executes: false,
         clients_write_results,
     };
