@@ -84,7 +84,7 @@ impl CacheError {
     pub(crate) fn hints(&self) -> Vec<String> {
         match self {
             Self::Read { digest, source } if matches!(**source, StoreError::NotFound(_)) => vec![
-                "muster cache ls shows what is there".into(),
+                "it was evicted, or never stored: muster cache put FILE stores a blob and prints its digest".into(),
                 format!("a digest without a function is SHA-256; this one is {}", digest.function.name()),
             ],
             Self::Compare(SubjectError::Store(source)) => match &**source {

@@ -228,6 +228,10 @@ async fn run(
         collected,
         execution: ended_at - started,
         cleaning: ended_at.elapsed(),
-        usage: ResourceUsage { memory_peak_bytes: used.memory_peak_bytes, cpu: used.cpu.unwrap_or_default() },
+        usage: ResourceUsage {
+            memory_peak_bytes: used.memory_peak_bytes,
+            cpu: used.cpu.unwrap_or_default(),
+            written_bytes: 0,
+        },
     })
 }

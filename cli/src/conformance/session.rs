@@ -86,12 +86,9 @@ impl Session {
             blobs: AtomicU64::new(0),
         };
         session.capabilities = session.ask_capabilities(&session.options.instance).await;
-        // SHA-256 wherever it is spoken, since every client does.
-        let known = session.functions();
-        if let [first, ..] = known[..]
-            && !known.contains(&DigestFunction::Sha256)
-        {
-            session.function = first;
+        // The one that the server lists first: where a request can't name its function, that is the one it means.
+        if let Some(first) = session.functions().first() {
+            session.function = *first;
         }
         session
     }

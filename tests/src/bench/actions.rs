@@ -23,7 +23,7 @@ const SLEEPERS_AT_ONCE: usize = SLEEPERS as usize;
 /// # Panics
 ///
 /// When an action is not executed.
-pub fn nothing(rounds: usize) {
+pub(super) fn nothing(rounds: usize) {
     let place = Place::empty();
     let mut fleet = Fleet::start(&place, 0);
     fleet.start_agent(&["--slots", "2"]);
@@ -57,7 +57,7 @@ pub fn nothing(rounds: usize) {
 /// # Panics
 ///
 /// When an action is not executed.
-pub fn sleeping(rounds: usize) {
+pub(super) fn sleeping(rounds: usize) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let total = SLEEP * SLEEPERS as u32;
     println!("\n### {SLEEPERS} actions that sleep for {} ms\n", SLEEP.as_millis());

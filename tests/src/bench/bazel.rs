@@ -18,7 +18,7 @@ const SEED: u64 = 4000;
 /// # Panics
 ///
 /// When a build or a test fails, or the last build executes anything.
-pub fn project(rounds: usize) {
+pub(super) fn project(rounds: usize) {
     let mut times: [Vec<Duration>; 3] = Default::default();
     for round in 0..=rounds as u64 {
         let measured = one(SEED + round);

@@ -76,7 +76,7 @@ struct Row {
 /// # Panics
 ///
 /// When a server does not come up, or Muster or the echo do not answer.
-pub fn figures(place: &Path, rounds: usize) {
+pub(super) fn figures(place: &Path, rounds: usize) {
     let kinds = [Kind::Muster, Kind::Echo, Kind::BuildGrid(prepared("bgd"))];
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let new_rows = |_| kinds.iter().map(|kind| Row { name: kind.name(), samples: Vec::new(), refused: None }).collect();
