@@ -396,11 +396,11 @@ impl Fleet {
     pub fn start_agent_at(&mut self, url: &str, arguments: &[&str]) {
         let name = format!("agent-{}", self.agents.len());
         let mut command = Command::new(binary("muster-agent"));
-        command.args(["--coordinator", url, "--name", &name, "--data"]);
+        command.args(["--coordinator", url, "--name", &name, "--data"]).arg(self.directory.join(&name));
         if !arguments.contains(&"--slots") {
             command.args(["--slots", "1"]);
         }
-        command.arg(self.directory.join(&name)).args(arguments).env("XDG_CACHE_HOME", shared_cache());
+        command.args(arguments).env("XDG_CACHE_HOME", shared_cache());
         command.stdout(self.log(&name)).stderr(self.log(&name));
         self.agents.push(Program::start(command));
     }

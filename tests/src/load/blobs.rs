@@ -11,6 +11,8 @@ use crate::seed::Random;
 
 /// Bytes of one message of a streamed blob. Large enough that the message costs little beside its bytes.
 pub const MESSAGE_BYTES: usize = 128 * 1024;
+/// Bytes of the number that tells blobs apart.
+const NUMBER_BYTES: u64 = 8;
 
 /// A blob that is known by a number: one pattern again and again, and the number in its last eight bytes.
 #[derive(Clone, Debug)]
@@ -25,11 +27,16 @@ pub struct Generated {
 impl Generated {
     /// The blob of a number; different numbers give different blobs of at least eight bytes. Only the first blob of a size takes the time
     /// to hash it.
+    ///
+    /// # Panics
+    ///
+    /// When the size is less than eight bytes.
     pub fn new(function: DigestFunction, number: u64, size_bytes: u64) -> Self {
         let pattern = pattern();
-        let tail_bytes = size_bytes - (size_bytes - 1) / MESSAGE_BYTES as u64 * MESSAGE_BYTES as u64;
-        let mut tail = pattern[..tail_bytes as usize].to_vec();
-        let number_at = tail.len().saturating_sub(8);
+        // The number is in the tail alone, so that is never shorter than the number.
+        let tail_bytes = size_bytes - (size_bytes - NUMBER_BYTES) / MESSAGE_BYTES as u64 * MESSAGE_BYTES as u64;
+        let mut tail: Vec<u8> = pattern.iter().copied().cycle().take(tail_bytes as usize).collect();
+        let number_at = tail.len() - NUMBER_BYTES as usize;
         tail[number_at..].copy_from_slice(&number.to_le_bytes());
         let mut hasher = before_tail(function, &pattern, size_bytes - tail_bytes);
         hasher.update(&tail);
