@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use muster_model::limits::{UPLOAD_BYTES_IN_FLIGHT_MAX, UPLOAD_PROGRESS_BYTES_MIN, UPLOAD_PROGRESS_TIME};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -15,6 +16,25 @@ pub struct UploadBudget(Arc<Semaphore>);
 #[derive(Debug)]
 pub(crate) struct Share {
     _permit: OwnedSemaphorePermit,
+}
+
+impl Share {
+    /// The same bytes, which keep the share for as long as anybody holds them: an answer stays in memory until its client has taken it.
+    pub(crate) fn charge(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Charged { bytes, _share: self.clone() })
+    }
+}
+
+/// Bytes with the part of the budget that they are in.
+struct Charged {
+    bytes: Bytes,
+    _share: Arc<Share>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// All of the budget is taken.

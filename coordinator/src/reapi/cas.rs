@@ -109,12 +109,15 @@ impl ContentAddressableStorage for StorageService {
         let digests: Vec<Digest> =
             request.digests.iter().map(|digest| digest.to_model(function)).collect::<Result<_, _>>()?;
         let whole = batch_size("digests", &digests)?;
-        let _share = self.budget.take(whole).map_err(|full| exhausted(&full.to_string()))?;
+        // An answer is in memory twice until it is sent: as blobs, and encoded.
+        let share = Arc::new(self.budget.take(2 * whole).map_err(|full| exhausted(&full.to_string()))?);
         let zstd = request.acceptable_compressors.contains(&Encoding::Zstd.number());
         let blobs = self.store.get_many(&digests).await;
         let mut responses = Vec::with_capacity(digests.len());
         for (digest, blob) in digests.into_iter().zip(blobs) {
-            responses.push(read_part(digest, blob, zstd).await);
+            let mut part = read_part(digest, blob, zstd).await;
+            part.data = share.charge(part.data);
+            responses.push(part);
         }
         let found = responses.iter().filter(|part| part.status.as_ref().is_some_and(|status| status.code == 0));
         let (hits, bytes) = found.fold((0, 0), |(hits, bytes), part| (hits + 1, bytes + part.data.len() as u64));

@@ -60,11 +60,11 @@ async fn upload_slowly(client: Client, number: u64) -> Code {
     }
 }
 
-/// Files of stored blobs that the coordinator has open; those of uploads that may be resumed are not among them.
+/// Files of large stored blobs that the coordinator has open; packs of small ones and uploads that may be resumed are not among them.
 fn open_blobs(server: &Server) -> usize {
     let links = std::fs::read_dir(format!("/proc/{}/fd", server.id())).expect("it runs").flatten();
     let files = links.filter_map(|link| Some(std::fs::read_link(link.path()).ok()?.to_string_lossy().into_owned()));
-    files.filter(|file| file.contains("/cache/") && !file.contains("/index") && !file.contains("/incoming/")).count()
+    files.filter(|file| file.contains("/cache/blobs")).count()
 }
 
 /// 64 readers of a blob of 1 GiB who never read and 500 uploaders of a byte per second: less than 64 MiB more; all of them are ended by rule,
@@ -77,7 +77,6 @@ async fn t5_3_slow_clients_cost_little_and_are_ended() {
     client.write(&blob, 1).await.expect("it is stored");
     server.reset_peak();
     let before = server.figures();
-    let open_before = open_blobs(&server);
     let bystander = Bystander::start(&server).await;
 
     let mut readers = Vec::new();
@@ -88,7 +87,8 @@ async fn t5_3_slow_clients_cost_little_and_are_ended() {
         };
         readers.push(start_reading(&server, &blob.digest, windows).await);
     }
-    assert_eq!(open_blobs(&server), open_before + READERS, "each of them makes the coordinator open the blob");
+    // What has just been stored may still be open, because it is synced beside the work.
+    eventually("each reader makes the coordinator open the blob", || open_blobs(&server) == READERS);
     let mut uploads = JoinSet::new();
     let mut connection = server.connect().await;
     for number in 0..UPLOADERS {
@@ -102,12 +102,12 @@ async fn t5_3_slow_clients_cost_little_and_are_ended() {
     assert!(ends.iter().all(|code| *code != Code::Ok), "{ends:?}");
     assert_memory(&server, before, 64 * MEBIBYTE);
     for _ in 0..1200 {
-        if open_blobs(&server) <= open_before {
+        if open_blobs(&server) == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(open_blobs(&server) <= open_before, "the readers still hold {} files", open_blobs(&server));
+    assert!(open_blobs(&server) == 0, "the readers still hold {} files", open_blobs(&server));
     assert_memory(&server, before, 64 * MEBIBYTE);
     bystander.finish().await;
     drop(readers);
