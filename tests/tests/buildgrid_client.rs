@@ -1,4 +1,4 @@
-//! BuildGrid's client `bgd` stores a directory in the fleet and reads it back, as docs/clients/buildgrid.md says.
+//! BuildGrid's client `bgd` stores a directory in the fleet, reads it back and executes a command over it, as docs/clients/buildgrid.md says.
 
 use std::process::Command;
 
@@ -33,4 +33,17 @@ fn a_directory_is_uploaded_verified_and_downloaded() {
     let read = |path: &str| std::fs::read_to_string(place.project().join(path)).expect("was downloaded");
     assert_eq!(read("outputs/in.txt"), "what goes in\n");
     assert_eq!(read("outputs/deep/er.txt"), "and deeper\n");
+}
+
+#[test]
+fn a_command_is_executed_and_its_output_fetched() {
+    let place = Place::empty();
+    let fleet = Fleet::start(&place, 1);
+    place.write("inputs/in.txt", "what goes in\n");
+    let lines = page::block("buildgrid", "Commands", &fleet.address);
+    let line = |words: &str| lines.lines().find(|line| line.contains(words)).expect("a line of the page");
+    let said = type_line(&place, line("bgd execute"));
+    let result = std::fs::read_to_string(place.project().join("results/out.txt"));
+    assert_eq!(result.ok().as_deref(), Some("what goes in\n"), "{said}\n{}", fleet.logs());
+    type_line(&place, line("bgd operation"));
 }

@@ -193,8 +193,7 @@ async fn run(
             }
         };
         let ended_at = Instant::now();
-        let leaked = keeper.left_behind();
-        (status, ended_at, leaked)
+        (status, ended_at, keeper.left_behind())
     };
     let pumps = async {
         tokio::try_join!(

@@ -41,8 +41,6 @@ pub(super) const CHECKS: &[Check] = checks![
         "a program that does not exist is an error, or a failed command" => no_such_program;
     Must "errors/no-arguments", "Command.arguments":
         "a command without arguments is rejected" => no_arguments;
-    Must "errors/no-working-directory", "Command.working_directory":
-        "a working directory that is not in the input root is an error, or a failed command" => no_working_directory;
     Should "errors/absolute-output", "Command.output_paths":
         "an output path that is absolute, or leaves the input root, is rejected" => absolute_output;
     Must "errors/no-action-message", "Execution.Execute":
@@ -232,12 +230,6 @@ async fn no_arguments(session: &Session) -> Answer {
     let expected = [Code::InvalidArgument, Code::FailedPrecondition];
     require!(expected.contains(&refusal.code), "it is {:?}: {}", refusal.code, refusal.message);
     Ok(())
-}
-
-async fn no_working_directory(session: &Session) -> Answer {
-    let mut job = Job::shell(session, "true");
-    job.command.working_directory = "no/such/directory".into();
-    error_or_failure(session, &job).await
 }
 
 async fn absolute_output(session: &Session) -> Answer {

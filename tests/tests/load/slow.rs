@@ -9,6 +9,7 @@ use muster_proto::bytestream::{ReadRequest, WriteRequest};
 use muster_tests::load::blobs::{Generated, resource_name};
 use muster_tests::load::servers::Server;
 use muster_tests::load::{Client, raw};
+use muster_tests::programs::eventually;
 use tokio::task::JoinSet;
 use tonic::Code;
 
