@@ -7,15 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use muster_cache::{Blob, BlobStore, StoreError};
+use muster_cache::{BlobStore, StoreError};
 use muster_model::Digest;
-use muster_model::limits::CHUNK_BYTES_MAX;
 use muster_proto::bytestream::byte_stream_server::ByteStream;
 use muster_proto::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::compression::{CompressionError, Inflater, deflate_stream};
@@ -29,8 +26,6 @@ use crate::traffic::{Meter, Protocol, client_of};
 
 /// What the specification has a compressed upload answered with when the blob was there before its end.
 const COMMITTED_EARLY: i64 = -1;
-/// Chunks that a reader of a big blob may be ahead of its client.
-const CHUNKS_AHEAD: usize = 2;
 
 /// The service.
 #[derive(Clone)]
@@ -82,7 +77,7 @@ impl ByteStream for ByteStreamService {
         let found = self.store.get(&digest).await;
         self.counters.add_lookups(Kind::BlobDownload, u64::from(found.is_ok()), u64::from(found.is_err()));
         meter.lookup(found.is_ok());
-        let chunks = read_ahead(found.map_err(|error| status_of(&error))?);
+        let chunks = found.map_err(|error| status_of(&error))?.into_stream();
         let chunks = window(chunks, offset, limit);
         let chunks = match encoding {
             Encoding::Identity => chunks.boxed(),
@@ -256,25 +251,6 @@ impl Refusal {
     fn stay(why: impl Into<String>) -> Self {
         Self { status: Status::invalid_argument(why), ends: false }
     }
-}
-
-/// The chunks of a blob. Those of a big one are read and hashed beside what sends them, as far ahead as [`CHUNKS_AHEAD`].
-fn read_ahead(blob: Blob) -> BoxStream<'static, Result<Bytes, StoreError>> {
-    let is_big = blob.digest().size_bytes > 2 * CHUNK_BYTES_MAX as u64;
-    let mut chunks = blob.into_stream();
-    if !is_big {
-        return chunks;
-    }
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    tokio::spawn(async move {
-        while let Some(chunk) = chunks.next().await {
-            // Nobody listens any more: the client has what it wanted, or has gone.
-            if sender.send(chunk).await.is_err() {
-                return;
-            }
-        }
-    });
-    ReceiverStream::new(receiver).boxed()
 }
 
 /// The bytes from `offset` on, at most `limit` of them. Reads no further than it must.
