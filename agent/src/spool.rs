@@ -31,6 +31,7 @@ const QUEUE_MAX: usize = 1024;
 enum Request {
     Store { report: Vec<u8>, epoch: Epoch, done: oneshot::Sender<io::Result<()>> },
     Forget { epoch: Epoch },
+    Flush { done: oneshot::Sender<()> },
 }
 
 /// Writes to the spool. The file is closed when the last of its clones is gone.
@@ -64,13 +65,22 @@ impl Spool {
     pub(crate) async fn forget(&self, epoch: Epoch) {
         let _ = self.requests.send(Request::Forget { epoch }).await;
     }
+
+    /// Returns when everything that was asked for before is in the file, so that whoever opens it next finds it.
+    pub(crate) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.requests.send(Request::Flush { done }).await.is_ok() {
+            // A writer that is gone has nothing left to write.
+            let _ = flushed.await;
+        }
+    }
 }
 
 /// The writer's thread.
 fn serve(mut file: SpoolFile, mut requests: mpsc::Receiver<Request>) {
     let mut batch = Vec::new();
     while requests.blocking_recv_many(&mut batch, QUEUE_MAX) > 0 {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut flushing) = (Vec::new(), Vec::new());
         let mut appended = Appended::default();
         for request in batch.drain(..) {
             match request {
@@ -79,6 +89,7 @@ fn serve(mut file: SpoolFile, mut requests: mpsc::Receiver<Request>) {
                     waiting.push(done);
                 }
                 Request::Forget { epoch } => appended.forget(epoch),
+                Request::Flush { done } => flushing.push(done),
             }
         }
         let result = file.append(&appended, !waiting.is_empty());
@@ -89,6 +100,9 @@ fn serve(mut file: SpoolFile, mut requests: mpsc::Receiver<Request>) {
             // io::Error can't be cloned; its kind and words can.
             let result = result.as_ref().map(|_| ()).map_err(|error| io::Error::new(error.kind(), error.to_string()));
             let _ = done.send(result);
+        }
+        for done in flushing {
+            let _ = done.send(());
         }
     }
 }
