@@ -141,7 +141,9 @@ pub fn start_log(arguments: &Arguments) {
     let filter = arguments.log.as_deref().unwrap_or("info");
     let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(filter);
     // An embedding program may have its own.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that can't be written, on a disk that is full for example, must not end what it tells of.
+    let _ = log.log_internal_errors(false).try_init();
 }
 
 /// The error as people read it: sentence, cause and hint, a line each.

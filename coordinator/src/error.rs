@@ -68,7 +68,8 @@ impl CoordinatorError {
             Self::Ledger { source: LedgerError::Locked(_), .. } => {
                 Some("stop the other coordinator, or choose another folder with --data".into())
             }
-            Self::Ledger { source: LedgerError::Newer { .. }, .. } => {
+            Self::Ledger { source: LedgerError::Newer { .. }, .. }
+            | Self::Store { source: StoreError::Layout { .. }, .. } => {
                 Some("run the Muster that wrote it, or choose another folder with --data".into())
             }
             Self::Ledger { source: LedgerError::Damaged(_), .. } => {

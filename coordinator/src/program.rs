@@ -56,8 +56,9 @@ fn try_run(arguments: &Arguments) -> Result<(), CoordinatorError> {
     let filter = EnvFilter::try_new(&log).map_err(|_| ConfigurationError::Log(log))?;
     let colours = std::io::stderr().is_terminal();
     // A program that embeds this one may log already.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    // A log that can't be written, on a disk that is full for example, must not end what it tells of.
+    let _ = log.log_internal_errors(false).try_init();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CoordinatorError::Runtime)?;
     runtime.block_on(serve(config))

@@ -130,7 +130,9 @@ fn start_log() {
     if let Ok(filter) = std::env::var("MUSTER_LOG") {
         let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(filter);
         // A program that embeds this one may log already.
-        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // A log that can't be written must not end what it tells of.
+        let _ = log.log_internal_errors(false).try_init();
     }
 }
 

@@ -1,0 +1,99 @@
+//! T3.9 and what belongs to it: a coordinator and the folder that holds everything it promised.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use muster_tests::programs::{Place, Program, binary, eventually, free_address};
+use nix::sys::signal::Signal;
+
+/// The exit code of a coordinator that can't begin with what it was given.
+const REFUSED: Option<i32> = Some(2);
+
+fn coordinator(data: &Path, address: &str) -> Command {
+    let mut command = Command::new(binary("muster-coordinator"));
+    command.args(["--listen", address, "--data"]).arg(data).stdin(Stdio::null());
+    command
+}
+
+/// Starts one and waits until it listens.
+fn start(data: &Path) -> Program {
+    let address = free_address();
+    let mut command = coordinator(data, &address);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let program = Program::start(command);
+    eventually("the coordinator listens", || std::net::TcpStream::connect(&address).is_ok());
+    program
+}
+
+/// Starts one that has to refuse; answers what it said.
+fn refused(data: &Path) -> String {
+    let Output { status, stderr, .. } = coordinator(data, &free_address()).output().expect("it starts");
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), REFUSED, "{said}");
+    assert!(said.starts_with("error: ") && said.contains("hint: "), "{said}");
+    said
+}
+
+#[test]
+fn t3_9_a_second_coordinator_on_one_folder_is_refused() {
+    let place = Place::empty();
+    let data = place.beside("coordinator");
+    let _first = start(&data);
+    let said = refused(&data);
+    assert!(said.contains("another coordinator"), "{said}");
+}
+
+#[test]
+fn t3_9_the_lock_of_a_dead_coordinator_is_no_obstacle() {
+    let place = Place::empty();
+    let data = place.beside("coordinator");
+    let mut first = start(&data);
+    first.signal(Signal::SIGKILL);
+    assert_eq!(first.wait(), None, "a signal ended it");
+    drop(start(&data));
+}
+
+#[test]
+fn t3_9_a_cache_of_a_newer_program_is_refused_and_left_alone() {
+    let place = Place::empty();
+    let data = place.beside("coordinator");
+    drop(start(&data));
+    let layout = data.join("cache/LAYOUT");
+    std::fs::write(&layout, "99\n").expect("the layout is written");
+    let said = refused(&data);
+    assert!(said.contains("99") && said.contains("run the Muster that wrote it"), "{said}");
+    assert_eq!(std::fs::read_to_string(&layout).expect("is there"), "99\n");
+}
+
+#[test]
+fn t3_9_a_ledger_of_a_newer_program_is_refused_and_left_alone() {
+    let place = Place::empty();
+    let data = place.beside("coordinator");
+    // Stopped in peace, it leaves nothing in the write-ahead log.
+    let mut first = start(&data);
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait(), Some(0));
+    // SQLite file format, section 1.3: the user version is at offset 60 of the header, big-endian.
+    let ledger = data.join("ledger.sqlite3");
+    let mut bytes = std::fs::read(&ledger).expect("the ledger is there");
+    bytes[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    std::fs::write(&ledger, &bytes).expect("the ledger is written");
+    let said = refused(&data);
+    assert!(said.contains("run the Muster that wrote it"), "{said}");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let place = Place::empty();
+    let address = free_address();
+    let full = OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full");
+    let mut command = coordinator(&place.beside("coordinator"), &address);
+    command.stdout(Stdio::null()).stderr(full);
+    let mut program = Program::start(command);
+    eventually("the coordinator listens", || std::net::TcpStream::connect(&address).is_ok());
+    let status = place.muster(["fleet", "status", "--fleet", &format!("http://{address}")]).output();
+    assert!(status.expect("muster starts").status.success());
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.wait(), Some(0));
+}
