@@ -94,6 +94,7 @@ impl Refused {
         // Paths and causes are for the operator.
         let said = match status {
             StatusCode::INTERNAL_SERVER_ERROR => "the coordinator's store failed; its log says why\n".into(),
+            StatusCode::INSUFFICIENT_STORAGE => "the coordinator's store is full; try again later\n".into(),
             _ => format!("{self}\n"),
         };
         let mut response =
@@ -112,10 +113,7 @@ fn store_status(error: &StoreError) -> StatusCode {
         StoreError::NotFound(_) | StoreError::Corrupt(_) => StatusCode::NOT_FOUND,
         StoreError::Mismatch { .. } => StatusCode::BAD_REQUEST,
         StoreError::Limit { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        StoreError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        StoreError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            StatusCode::INSUFFICIENT_STORAGE
-        }
+        error if error.is_full() => StatusCode::INSUFFICIENT_STORAGE,
         StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
