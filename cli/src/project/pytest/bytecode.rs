@@ -3,7 +3,8 @@
 //! Python checks byte code against the modification time of its source, and a staged file has none of its own: every start of every interpreter
 //! would compile everything again. So sources are compiled here, into byte code that is checked by hash or not at all (PEP 552), and kept by
 //! the content and the path of the source. pytest rewrites the assertions of test modules and keeps byte code of its own, which it checks
-//! against the modification time: that of every staged file, [`LAYER_FILE_TIME`].
+//! against the hash of the source from version 9.2 on, and before that against its modification time: that of every staged file,
+//! [`LAYER_FILE_TIME`].
 
 use std::fs;
 use std::io::Write;
@@ -24,7 +25,7 @@ pub(super) enum Check {
     Hash,
     /// Not at all: for what is installed.
     Never,
-    /// By pytest, against the time and the length of the source: for test modules with their assertions rewritten.
+    /// By pytest, as its version does: for test modules with their assertions rewritten.
     ByPytest,
 }
 
@@ -66,7 +67,7 @@ pub(super) fn add(
     let digests = preparation.digests(&sources)?;
     let mut planned = Vec::with_capacity(sources.len());
     for ((source, _), digest) in sources.iter().zip(digests) {
-        let mut hasher = blake3::Hasher::new_derive_key("muster 2026-11 python byte code v2");
+        let mut hasher = blake3::Hasher::new_derive_key("muster 2026-11 python byte code v3");
         let (major, minor, patch) = interpreter.version;
         hasher.update(format!("{compiler} {major}.{minor}.{patch} {} {digest} ", check.name()).as_bytes());
         hasher.update(source.as_os_str().as_encoded_bytes());

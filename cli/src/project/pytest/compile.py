@@ -1,9 +1,7 @@
 # Compiles sources into byte code that is valid whatever the modification time of the source is here. Arguments: how it is going to be checked
-# (checked, unchecked: PEP 552; pytest), and the modification time that pytest will see. Reads one line of JSON per file: source, path of the
+# (checked, unchecked: PEP 552; pytest), and the modification time that an older pytest will see. Reads one line of JSON per file: source, path of the
 # byte code. A source that does not compile leaves an empty file, so that it is not tried again.
-import importlib.util
 import json
-import marshal
 import os
 import py_compile
 import sys
@@ -14,17 +12,18 @@ kind, time = sys.argv[1], int(sys.argv[2])
 
 
 def rewrite(source, output):
-    """As pytest does it and checks it (_pytest/assertion/rewrite.py, _write_pyc_fp and _read_pyc)."""
+    """With pytest's own functions (_pytest/assertion/rewrite.py): it checks by hash from 9.2 on, by time and length before."""
     from pathlib import Path
+    from types import SimpleNamespace
 
-    from _pytest.assertion.rewrite import _rewrite_test
+    from _pytest.assertion.rewrite import _rewrite_test, _write_pyc_fp
 
-    status, code = _rewrite_test(Path(source), None)
-    numbers = [0, time & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF]
-    header = importlib.util.MAGIC_NUMBER + b"".join(number.to_bytes(4, "little") for number in numbers)
+    checked_by, code = _rewrite_test(Path(source), None)
+    if not isinstance(checked_by, bytes):
+        checked_by = SimpleNamespace(st_mtime=time, st_size=checked_by.st_size)
     partial = "%s.%d" % (output, os.getpid())
     with open(partial, "wb") as file:
-        file.write(header + marshal.dumps(code))
+        _write_pyc_fp(file, checked_by, code)
     os.replace(partial, output)
 
 
