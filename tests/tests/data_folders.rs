@@ -16,13 +16,17 @@ fn coordinator(data: &Path, address: &str) -> Command {
     command
 }
 
-/// Starts one and waits until it listens.
-fn start(data: &Path) -> Program {
+/// Starts one and waits until it answers: it listens before it has opened its folder.
+fn start(place: &Place, data: &Path, log: Stdio) -> Program {
     let address = free_address();
     let mut command = coordinator(data, &address);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdout(Stdio::null()).stderr(log);
     let program = Program::start(command);
-    eventually("the coordinator listens", || std::net::TcpStream::connect(&address).is_ok());
+    let url = format!("http://{address}");
+    eventually("the coordinator answers", || {
+        let status = place.muster(["fleet", "status", "--fleet", &url]).output();
+        status.expect("muster starts").status.success()
+    });
     program
 }
 
@@ -39,7 +43,7 @@ fn refused(data: &Path) -> String {
 fn t3_9_a_second_coordinator_on_one_folder_is_refused() {
     let place = Place::empty();
     let data = place.beside("coordinator");
-    let _first = start(&data);
+    let _first = start(&place, &data, Stdio::null());
     let said = refused(&data);
     assert!(said.contains("another coordinator"), "{said}");
 }
@@ -48,17 +52,17 @@ fn t3_9_a_second_coordinator_on_one_folder_is_refused() {
 fn t3_9_the_lock_of_a_dead_coordinator_is_no_obstacle() {
     let place = Place::empty();
     let data = place.beside("coordinator");
-    let mut first = start(&data);
+    let mut first = start(&place, &data, Stdio::null());
     first.signal(Signal::SIGKILL);
     assert_eq!(first.wait(), None, "a signal ended it");
-    drop(start(&data));
+    drop(start(&place, &data, Stdio::null()));
 }
 
 #[test]
 fn t3_9_a_cache_of_a_newer_program_is_refused_and_left_alone() {
     let place = Place::empty();
     let data = place.beside("coordinator");
-    drop(start(&data));
+    drop(start(&place, &data, Stdio::null()));
     let layout = data.join("cache/LAYOUT");
     std::fs::write(&layout, "99\n").expect("the layout is written");
     let said = refused(&data);
@@ -71,7 +75,7 @@ fn t3_9_a_ledger_of_a_newer_program_is_refused_and_left_alone() {
     let place = Place::empty();
     let data = place.beside("coordinator");
     // Stopped in peace, it leaves nothing in the write-ahead log.
-    let mut first = start(&data);
+    let mut first = start(&place, &data, Stdio::null());
     first.signal(Signal::SIGTERM);
     assert_eq!(first.wait(), Some(0));
     // SQLite file format, section 1.3: the user version is at offset 60 of the header, big-endian.
@@ -86,14 +90,8 @@ fn t3_9_a_ledger_of_a_newer_program_is_refused_and_left_alone() {
 #[test]
 fn a_log_that_cannot_be_written_ends_nothing() {
     let place = Place::empty();
-    let address = free_address();
     let full = OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full");
-    let mut command = coordinator(&place.beside("coordinator"), &address);
-    command.stdout(Stdio::null()).stderr(full);
-    let mut program = Program::start(command);
-    eventually("the coordinator listens", || std::net::TcpStream::connect(&address).is_ok());
-    let status = place.muster(["fleet", "status", "--fleet", &format!("http://{address}")]).output();
-    assert!(status.expect("muster starts").status.success());
+    let mut program = start(&place, &place.beside("coordinator"), full.into());
     program.signal(Signal::SIGTERM);
     assert_eq!(program.wait(), Some(0));
 }
