@@ -75,6 +75,11 @@ impl Agent {
         }
     }
 
+    /// The classes that it gets work of now: none while it may not have any.
+    pub(crate) fn served(&self) -> &[ClassIndex] {
+        if self.registered.is_some() { &self.classes } else { &[] }
+    }
+
     fn contribution(&self, prefetch: u32) -> Option<Registered> {
         if self.state != AgentState::Connected || self.is_fresh {
             return None;

@@ -32,34 +32,46 @@ type Rank = (bool, Share, Reverse<Urgency>);
 impl Scheduler {
     /// Hands out work until there is none, or no room for it.
     pub(crate) fn dispatch(&mut self) {
-        while let Some(choice) = self.choose() {
+        loop {
+            let choice = self.choose();
+            let is_for_idle_slot = choice.is_some_and(|((is_prefetch, ..), _)| !is_prefetch);
+            if !is_for_idle_slot && self.give_way() {
+                continue;
+            }
+            let Some((_, choice)) = choice else { break };
             self.lease_next(choice);
         }
         self.balance();
     }
 
-    fn choose(&self) -> Option<Choice> {
-        self.classes
-            .matchable()
-            .filter_map(|class| self.choose_in(class))
-            .min_by_key(|&(rank, _)| rank)
-            .map(|(_, choice)| choice)
+    fn choose(&self) -> Option<(Rank, Choice)> {
+        self.classes.matchable().filter_map(|class| self.choose_in(class)).min_by_key(|&(rank, _)| rank)
     }
 
     fn choose_in(&self, index: ClassIndex) -> Option<(Rank, Choice)> {
-        let class = self.classes.get(index);
-        for &(load, agent) in class.available.iter().take(SEARCH_WIDTH) {
-            for &(share, id) in class.ready.iter().take(SEARCH_WIDTH) {
-                let run = self.runs.get(&id)?;
-                let targets = &run.ready.get(&index)?.targets;
-                for &(urgency, target) in targets.iter().take(SEARCH_WIDTH) {
-                    if !self.is_avoided(index, id, target, agent) {
-                        return Some(((load >= LOAD_FULL, share, urgency), Choice { agent, run: id, target }));
-                    }
+        let available = self.classes.get(index).available.iter().take(SEARCH_WIDTH);
+        available.copied().find_map(|(load, agent)| {
+            let (share, urgency, choice) = self.choose_for(index, agent)?;
+            Some(((load >= LOAD_FULL, share, urgency), choice))
+        })
+    }
+
+    /// What of a class an agent gets next.
+    fn choose_for(&self, index: ClassIndex, agent: AgentId) -> Option<(Share, Reverse<Urgency>, Choice)> {
+        for &(share, id) in self.classes.get(index).ready.iter().take(SEARCH_WIDTH) {
+            let targets = &self.runs.get(&id)?.ready.get(&index)?.targets;
+            for &(urgency, target) in targets.iter().take(SEARCH_WIDTH) {
+                if !self.is_avoided(index, id, target, agent) {
+                    return Some((share, urgency, Choice { agent, run: id, target }));
                 }
             }
         }
         None
+    }
+
+    /// Whether an agent would get queued work of a class.
+    pub(crate) fn would_take(&self, index: ClassIndex, agent: AgentId) -> bool {
+        self.choose_for(index, agent).is_some()
     }
 
     /// Whether a target met a fault on an agent lately and there is another that could take it.

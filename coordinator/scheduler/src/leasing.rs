@@ -66,6 +66,9 @@ impl Scheduler {
             self.with_target(run, target, |target| target.discovery = Discovery::Leased(epoch));
         }
         self.with_action(run, target, |action| action.leases.push(epoch));
+        if lease.copy_of.is_some() {
+            self.copies.insert(epoch);
+        }
         self.leases.insert(epoch, lease);
         self.change_run_leases(run, |leases| {
             leases.insert(epoch);
@@ -118,6 +121,7 @@ impl Scheduler {
     /// Takes a lease out everywhere. Its undecided cases are then in another lease, or loose: the caller has to decide or queue them.
     pub(crate) fn close(&mut self, epoch: Epoch) -> Option<Closed> {
         let lease = self.leases.remove(&epoch)?;
+        self.copies.remove(&epoch);
         #[cfg(feature = "planted-bugs")]
         self.closed.insert(epoch, (lease.run, lease.target));
         if let Some(class) = self.classes.find(lease.class) {

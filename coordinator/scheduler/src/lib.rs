@@ -9,7 +9,8 @@
 //! Each target has a queue of its cases, those that failed last time first, then the unknown ones, then by expected time. Agents are
 //! matched with sets of requirements (*classes*), each kept once. Whenever a class has both work and an agent with room, the agent with the
 //! least load gets a shard of the run with the fewest attempts under way. Shards shrink as the queue does. When the queue is empty
-//! and slots are idle, work that waits behind other work is recalled; when there is nothing to recall, what runs longest gets a second copy.
+//! and slots are idle, work that waits behind other work is recalled; when there is nothing to recall, what runs longest gets a second copy,
+//! which gives way as soon as something is queued again.
 //!
 //! Every decision costs the logarithm of what is queued. A queued case costs 20 bytes.
 //!
@@ -94,6 +95,8 @@ pub struct Scheduler {
     /// Where each open action is.
     actions: BTreeMap<ActionId, (RunId, TargetIndex)>,
     leases: BTreeMap<Epoch, Lease>,
+    /// Those of the leases that are copies of others.
+    copies: BTreeSet<Epoch>,
     /// Agents that hold more attempts than they have slots, by the classes of those that wait.
     surplus: BTreeSet<(ClassIndex, AgentId)>,
     /// Times at which a target may go back to an agent that it avoided.
@@ -119,6 +122,7 @@ impl Scheduler {
             runs: BTreeMap::new(),
             actions: BTreeMap::new(),
             leases: BTreeMap::new(),
+            copies: BTreeSet::new(),
             surplus: BTreeSet::new(),
             avoidance_ends: BTreeSet::new(),
             #[cfg(feature = "planted-bugs")]

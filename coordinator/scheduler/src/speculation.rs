@@ -153,6 +153,33 @@ impl Scheduler {
         }
     }
 
+    /// Withdraws the newest copy whose slot queued work would take: that work is certain to be needed, a copy is a guess. False without one.
+    pub(crate) fn give_way(&mut self) -> bool {
+        let newest = self.copies.iter().rev().take(SEARCH_WIDTH);
+        let Some(epoch) = newest.copied().find(|&epoch| self.is_in_the_way(epoch)) else { return false };
+        let original = self.leases[&epoch].copy_of;
+        self.withdraw(epoch);
+        // It may be copied again as soon as there is nothing better to do.
+        if let Some((original, lease)) = original.and_then(|epoch| Some((epoch, self.leases.get_mut(&epoch)?)))
+            && lease.straggles_at.is_none()
+        {
+            lease.straggles_at = Some(self.now);
+            self.classes.get_mut(lease.class).stragglers.insert((self.now, original));
+        }
+        true
+    }
+
+    /// Whether a copy's end would leave every case with another attempt, and its agent with an idle slot that queued work would take.
+    fn is_in_the_way(&self, epoch: Epoch) -> bool {
+        let Some(lease) = self.leases.get(&epoch) else { return false };
+        let Some(agent) = self.agents.get(&lease.agent) else { return false };
+        let is_only = |&case: &CaseIndex| self.case_state(lease.run, lease.target, case) == Some(CaseState::Leased);
+        if agent.leases.len() as u32 > agent.slots || lease.cases().iter().any(is_only) {
+            return false;
+        }
+        agent.served().iter().any(|&class| self.would_take(class, lease.agent))
+    }
+
     /// The cases of an attempt that are nowhere else, the one under way and those after it first. A case that may have taken an agent
     /// down is not given a second one.
     fn copyable(&self, epoch: Epoch) -> Vec<CaseIndex> {

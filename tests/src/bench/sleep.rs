@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Bench, goal, median};
 use crate::programs::{Fleet, Place, TestRun, start_until};
@@ -32,6 +32,7 @@ impl Bench {
             Way { name: format!("{KILLED} agents killed"), goal: Some(46.0), walls: Vec::new() },
         ];
         let mut ideal = 0.0;
+        let mut ideal_of_killed = Vec::new();
         for round in 0..self.rounds {
             let place = Place::of("workspace");
             if round == 0 {
@@ -46,7 +47,9 @@ impl Bench {
                 let run = if number < 2 {
                     TestRun::read(&{ command }.output().expect("muster starts"))
                 } else {
-                    killing(command, &mut fleet, round as u64)
+                    let (run, left) = killing(command, &mut fleet, Duration::from_secs_f64(ideal), round as u64);
+                    ideal_of_killed.push(left);
+                    run
                 };
                 assert_eq!(run.code, Some(0), "{}\n{}", run.errors, fleet.logs());
                 run.assert_complete();
@@ -57,6 +60,11 @@ impl Bench {
         println!("\n### {CASES} cases that sleep from 0.5 to 1.5 s, on {AGENTS} agent processes\n");
         println!("| | wall, median | least | most | of the ideal |\n|---|---:|---:|---:|---:|");
         println!("| ideal: all sleep divided by the agents | {ideal:.2} s | | | 1.000 |");
+        let left = median(ideal_of_killed).as_secs_f64();
+        println!(
+            "| ideal with {KILLED} killed: what was slept before and after by the agents that were there | {left:.2} s | | | {:.3} |",
+            left / ideal
+        );
         for way in &ways {
             let wall = median(way.walls.clone()).as_secs_f64();
             let (least, most) = (way.walls.iter().min(), way.walls.iter().max());
@@ -79,15 +87,23 @@ impl Bench {
     }
 }
 
-fn killing(command: Command, fleet: &mut Fleet, seed: u64) -> TestRun {
-    let running = start_until(command, |event| event["event"] == "case_finished");
+/// Kills agents at moments drawn evenly from the length that the run would have without that. Returns the run, and how long it would
+/// have taken if no sleep had been lost, no loss had to be noticed, and the rest had been divided evenly.
+fn killing(command: Command, fleet: &mut Fleet, ideal: Duration, seed: u64) -> (TestRun, Duration) {
     let mut numbers = Random::new(seed + 4);
-    for _ in 0..KILLED {
-        std::thread::sleep(Duration::from_millis(1000 + numbers.draw() % 5000));
+    let mut moments =
+        (0..KILLED).map(|_| ideal.mul_f64((numbers.draw() % 10_000) as f64 / 10_000.0)).collect::<Vec<_>>();
+    moments.sort();
+    let running = start_until(command, |event| event["event"] == "case_started");
+    let started = Instant::now();
+    for moment in &moments {
+        std::thread::sleep(moment.saturating_sub(started.elapsed()));
         let victim = (numbers.draw() % fleet.agents.len() as u64) as usize;
         drop(fleet.agents.remove(victim));
     }
-    running.finish()
+    let before = moments.iter().sum::<Duration>();
+    let left = (ideal * AGENTS as u32).saturating_sub(before) / (AGENTS - KILLED) as u32;
+    (running.finish(), left)
 }
 
 fn write_sleepers(place: &Place) -> Duration {

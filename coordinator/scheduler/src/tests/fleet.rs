@@ -253,6 +253,60 @@ fn a_straggler_gets_a_second_copy_and_the_slower_one_is_withdrawn() {
     assert_eq!(world.take(), [Command::Acknowledge { agent: AgentId(1), epoch: original.epoch, fenced: true }]);
 }
 
+/// Two agents run a case each, and the third one a copy of the first's, which is late.
+fn copied(world: &mut World) -> (Vec<Leased>, Leased) {
+    world.agent(1, 1);
+    world.agent(2, 1);
+    let (policy, cases) = long(2);
+    world.run(policy, cases);
+    let originals = world.leases();
+    world.agent(3, 1);
+    let running = originals.iter().map(|lease| status(lease, Stage::Running, Some(0))).collect::<Vec<_>>();
+    let reports: [(u64, &[_]); 3] = [(1, &running[..1]), (2, &running[1..]), (3, &[])];
+    for (agent, attempts) in reports {
+        world.report(agent, attempts);
+    }
+    for _ in 0..8 {
+        world.pass_with(1, &reports);
+    }
+    assert_eq!(world.leases(), []);
+    world.pass_with(1, &reports);
+    let copy = world.lease();
+    assert_eq!((copy.agent, copy.cases()), (AgentId(3), originals[0].cases()));
+    (originals, copy)
+}
+
+#[test]
+fn a_copy_gives_way_to_lost_work_and_comes_back_when_nothing_waits() {
+    let mut world = World::new();
+    let (originals, copy) = copied(&mut world);
+    world.disconnect(2);
+    let running = [status(&originals[0], Stage::Running, Some(0))];
+    let copied = [status(&copy, Stage::Running, Some(0))];
+    world.pass_with(1, &[(1, &running), (3, &copied)]);
+    let commands = world.take();
+    assert!(commands.contains(&Command::Withdraw { agent: AgentId(3), epoch: copy.epoch }));
+    let again = leases_of(&commands).remove(0);
+    assert_eq!((again.agent, again.cases()), (AgentId(3), originals[1].cases()));
+    world.ran(&again, &[(again.cases()[0], PASSED)]);
+    let copy = world.lease();
+    assert_eq!((copy.agent, copy.cases()), (AgentId(3), originals[0].cases()));
+    world.ran(&copy, &[(0, PASSED)]);
+    assert_eq!(finish(&world.take()), Some((RunOutcome::Passed, 2, 2)));
+}
+
+#[test]
+fn a_copy_whose_original_is_lost_stays() {
+    let mut world = World::new();
+    let (originals, copy) = copied(&mut world);
+    world.disconnect(1);
+    let running = [status(&originals[1], Stage::Running, Some(0))];
+    let copied = [status(&copy, Stage::Running, Some(0))];
+    world.pass_with(1, &[(2, &running), (3, &copied)]);
+    world.submit(RunId(2), policy(), 1);
+    assert!(!world.take().contains(&Command::Withdraw { agent: AgentId(3), epoch: copy.epoch }));
+}
+
 #[test]
 fn a_draining_agent_gets_nothing_new_and_its_waiting_work_is_recalled() {
     let mut world = World::new();
