@@ -50,6 +50,7 @@ fn a_failed_build_shows_the_compilers_own_words() {
     error: cargo test --no-run failed (exit status: 101)
       cause: error[E0425]: cannot find value `x`
               --> src/lib.rs:1:1
+      hint: see it fail without Muster: cargo test --no-run
     ");
 }
 

@@ -202,17 +202,14 @@ pub(crate) fn discovery_record(target: &PreparedTarget, encoded: &[u8]) -> Optio
     (target.is_cacheable && encoded.len() <= limits::MESSAGE_BYTES_MAX).then(|| (discovery_key(target.key), record))
 }
 
-/// The cached discoveries of targets, by position.
+/// The cached discoveries of targets, by position. They are taken whatever [`RunPolicy::read_cache`] says: which cases a target has is no result
+/// of a case, and the key covers all that its discovery sees.
 pub(crate) async fn cached_discoveries(
     actions: &dyn ActionCache,
     counters: &Counters,
-    policy: &RunPolicy,
     targets: &[std::sync::Arc<PreparedTarget>],
 ) -> Vec<Option<Vec<DiscoveredCase>>> {
     let mut discoveries = vec![None; targets.len()];
-    if !policy.read_cache {
-        return discoveries;
-    }
     let asked: Vec<usize> = (0..targets.len()).filter(|&target| targets[target].is_cacheable).collect();
     let keys: Vec<ActionKey> = asked.iter().map(|&target| discovery_key(targets[target].key)).collect();
     let mut hits = 0;

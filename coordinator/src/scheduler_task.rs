@@ -19,7 +19,7 @@ use muster_model::attempt::{AttemptReport, AttemptResult, AttemptStatus, Discove
 use muster_model::{ActionId, AgentId, Epoch, RunId, TargetIndex, limits};
 use muster_proto::convert::AgentHello;
 use muster_proto::v1;
-use muster_scheduler::{AttemptEnd, CaseEnd, Event, Scheduler, SchedulingPolicy, TargetSeed};
+use muster_scheduler::{AttemptEnd, CaseEnd, DiscoveryTries, Event, Scheduler, SchedulingPolicy, TargetSeed};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -263,7 +263,7 @@ impl SchedulerTask {
 
     fn open(&mut self, prepared: PreparedRun, mut discovered: Vec<Option<Vec<DiscoveredCase>>>) {
         discovered.resize_with(prepared.targets.len(), || None);
-        let (id, event) = (prepared.run, submitted(&prepared, |target| discovered[target].is_none()));
+        let (id, event) = (prepared.run, submitted(&prepared, |target| discovered[target].is_none(), &HashMap::new()));
         let started = v1::RunStarted {
             run: id.0,
             project: prepared.project.clone(),
@@ -374,11 +374,16 @@ fn end_of(result: &AttemptResult) -> AttemptEnd {
 }
 
 /// What the scheduler is told of a run.
-fn submitted(run: &PreparedRun, needs_discovery: impl Fn(usize) -> bool) -> Event {
+fn submitted(
+    run: &PreparedRun,
+    needs_discovery: impl Fn(usize) -> bool,
+    discovery_tries: &HashMap<TargetIndex, DiscoveryTries>,
+) -> Event {
     let targets = run.targets.iter().enumerate().map(|(target, prepared)| TargetSeed {
         requirements: prepared.spec.requirements.clone(),
         needs_discovery: needs_discovery(target),
         retries: prepared.spec.policy.retries,
+        discovery_tries: discovery_tries.get(&TargetIndex(target as u32)).copied().unwrap_or_default(),
     });
     Event::RunSubmitted {
         run: run.run,

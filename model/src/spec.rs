@@ -146,7 +146,7 @@ pub struct RunPolicy {
     pub case_timeout: Duration,
     /// Cancel what has not started after the first final failure.
     pub fail_fast: bool,
-    /// Take passed results from the action cache.
+    /// Take passed results of cases from the action cache; without this every case is executed.
     pub read_cache: bool,
     /// Allow results of `host` environments to be cached.
     pub cache_host_results: bool,

@@ -89,7 +89,7 @@ pub(super) struct TestArguments {
     /// Stop after the first failure
     #[arg(long, help_heading = "Execution")]
     pub(super) fail_fast: bool,
-    /// Execute everything, whatever the cache knows
+    /// Execute every case, whatever the cache knows of its result
     #[arg(long, help_heading = "Execution")]
     pub(super) no_cache: bool,
     /// Where cases run

@@ -33,6 +33,8 @@ pub(super) const CHECKS: &[Check] = checks![
         "files, directories, executable bits and symbolic links are at their places" => inputs;
     Must "execution/working-directory", "Command.working_directory":
         "the command runs in its working directory below the input root" => working_directory;
+    Should "execution/working-directory-missing", "Command.working_directory":
+        "a working directory that is not in the input tree is INVALID_ARGUMENT" => working_directory_missing;
     Should "execution/inputs-do-not-leak", "Command":
         "what one action writes is not there for the next" => no_leak;
     Should "execution/cached", "Action":
@@ -189,6 +191,15 @@ async fn working_directory(session: &Session) -> Answer {
     require!(stdout == "here\n", "standard output is {stdout:?}");
     let paths: Vec<_> = result.output_files.iter().map(|file| &file.path).collect();
     require!(paths == ["out"], "outputs, relative to the working directory, are {paths:?}");
+    Ok(())
+}
+
+async fn working_directory_missing(session: &Session) -> Answer {
+    let mut job = Job::shell(session, "true");
+    job.command.working_directory = "nowhere/deep".into();
+    let refusal = jobs::refusal(session, &job.upload(session).await?).await?;
+    let (code, message) = (refusal.code, refusal.message);
+    require!(code == tonic::Code::InvalidArgument, "it is answered with {code:?}: {message}");
     Ok(())
 }
 

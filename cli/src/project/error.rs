@@ -124,7 +124,7 @@ impl ProjectError {
             )),
             Self::NoSuite { .. } => Some("leave out --framework to run what is there".into()),
             Self::Configuration { hint, .. } | Self::Start { hint, .. } => Some(hint.clone()),
-            Self::BuildFailed { .. } => None,
+            Self::BuildFailed { command, .. } => Some(format!("see it fail without Muster: {command}")),
             Self::NoPytest { python } => Some(format!("{} -m pip install pytest", python.display())),
             Self::NoPython { .. } => Some("make one: python3 -m venv .venv && .venv/bin/pip install pytest".into()),
             Self::Library { library, .. } => {

@@ -31,7 +31,7 @@ impl From<CaseOutcome> for ActionEnd {
     }
 }
 
-use crate::tries::CaseTries;
+use crate::tries::{CaseTries, DiscoveryTries};
 
 /// Something to do. Names are imperatives. Carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +151,15 @@ pub enum Command {
         case: CaseIndex,
         /// All that has been charged so far.
         tries: CaseTries,
+    },
+    /// Write to the ledger what has been charged to a discovery that is tried again; the last word counts. Durable before its next lease is.
+    RecordDiscoveryTries {
+        /// The run.
+        run: RunId,
+        /// The target.
+        target: TargetIndex,
+        /// All that has been charged so far.
+        tries: DiscoveryTries,
     },
     /// Remember how a case has to be isolated from now on.
     RememberIsolation {

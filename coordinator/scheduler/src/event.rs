@@ -9,7 +9,7 @@ use muster_model::platform::{Offer, Requirements};
 use muster_model::spec::Isolation;
 use muster_model::{ActionId, AgentId, CaseIndex, Epoch, InvocationId, RunId, TargetIndex};
 
-use crate::tries::CaseTries;
+use crate::tries::{CaseTries, DiscoveryTries};
 
 /// Something that has happened. Names are past participles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,6 +121,8 @@ pub struct TargetSeed {
     pub needs_discovery: bool,
     /// How often a case that failed alone is tried again, where that is not what the run's policy says.
     pub retries: Option<u32>,
+    /// After a restart: what was charged to its discovery before, as the last [`crate::Command::RecordDiscoveryTries`] said.
+    pub discovery_tries: DiscoveryTries,
 }
 
 /// A case as its target is discovered.

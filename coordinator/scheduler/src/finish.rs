@@ -297,18 +297,22 @@ impl Scheduler {
     /// many.
     pub(crate) fn charge_discovery(&mut self, run: RunId, target: TargetIndex, kind: FaultKind, is_charged: bool) {
         let config = self.config;
-        let is_spent = self.with_target(run, target, |target| {
-            target.discovery_losses_uncharged = target.discovery_losses_uncharged.saturating_add((!is_charged).into());
-            let is_charged = is_charged || target.discovery_losses_uncharged >= config.losses_uncharged_max;
-            target.discovery_faults = target.discovery_faults.saturating_add(is_charged.into());
-            let is_spent = target.discovery_faults >= config.faults_per_case_max;
-            if !is_spent {
+        let tries = self.with_target(run, target, |target| {
+            let tries = &mut target.discovery_tries;
+            tries.losses_uncharged = tries.losses_uncharged.saturating_add((!is_charged).into());
+            let is_charged = is_charged || tries.losses_uncharged >= config.losses_uncharged_max;
+            tries.faults = tries.faults.saturating_add(is_charged.into());
+            if tries.faults < config.faults_per_case_max {
                 target.discovery = Discovery::Queued;
             }
-            is_spent
+            target.discovery_tries
         });
-        if is_spent == Some(true) {
-            self.fail_discovery(run, target, Some(kind));
+        match tries {
+            Some(tries) if tries.faults < config.faults_per_case_max => {
+                self.push(Command::RecordDiscoveryTries { run, target, tries });
+            }
+            Some(_) => self.fail_discovery(run, target, Some(kind)),
+            None => {}
         }
     }
 }

@@ -74,7 +74,7 @@ use leases::Lease;
 pub use planted::PlantedBug;
 use run::Run;
 use timeout::Hold;
-pub use tries::CaseTries;
+pub use tries::{CaseTries, DiscoveryTries};
 pub use view::{AgentView, AttemptView, QueueView, RunView, View};
 
 /// The coordinator's state machine.

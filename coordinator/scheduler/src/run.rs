@@ -15,6 +15,7 @@ use crate::event::SchedulingPolicy;
 use crate::queue::Queue;
 use crate::shard::{Load, Mean};
 use crate::share::Share;
+use crate::tries::DiscoveryTries;
 
 /// How soon a target's first piece of work is due: lower numbers of an action's priority first, then discovery before cases, then by the
 /// case's priority.
@@ -57,10 +58,7 @@ pub(crate) struct Target {
     /// How often a case that failed alone is tried again.
     pub(crate) retries: u32,
     pub(crate) discovery: Discovery,
-    /// Faults of discovery, lost agents included.
-    pub(crate) discovery_faults: u8,
-    /// Agents lost with it before they said that it had started.
-    pub(crate) discovery_losses_uncharged: u8,
+    pub(crate) discovery_tries: DiscoveryTries,
     pub(crate) cases: Vec<Case>,
     pub(crate) company: Queue,
     pub(crate) alone: Queue,
@@ -89,8 +87,7 @@ impl Target {
             class,
             retries,
             discovery: if needs_discovery { Discovery::Queued } else { Discovery::Awaited },
-            discovery_faults: 0,
-            discovery_losses_uncharged: 0,
+            discovery_tries: DiscoveryTries::default(),
             cases: Vec::new(),
             company: Queue::default(),
             alone: Queue::default(),

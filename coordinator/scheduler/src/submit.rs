@@ -25,7 +25,13 @@ impl Scheduler {
         run.undiscovered = seeds.len() as u32;
         for (index, seed) in (0..).map(TargetIndex).zip(seeds) {
             let class = self.acquire_class(&seed.requirements);
-            run.targets.insert(index, Target::new(class, seed.needs_discovery, seed.retries.unwrap_or(policy.retries)));
+            let mut target = Target::new(class, seed.needs_discovery, seed.retries.unwrap_or(policy.retries));
+            target.discovery_tries = seed.discovery_tries;
+            #[cfg(feature = "planted-bugs")]
+            if self.is_planted(crate::PlantedBug::TriesForgotten) {
+                target.discovery_tries = Default::default();
+            }
+            run.targets.insert(index, target);
         }
         self.runs.insert(id, run);
         for index in 0..seeds.len() as u32 {

@@ -1,7 +1,7 @@
 //! What has been charged to a case that has no outcome yet: it must outlive the coordinator.
 //!
 //! Whatever is charged is told by [`Command::RecordTries`] before the case's next lease is, and comes back after a restart in its
-//! [`crate::CaseSeed`]. Otherwise a restart would give every case its whole budget again, and a case that takes agents down could go on
+//! [`crate::CaseSeed`]; [`Command::RecordDiscoveryTries`] and [`crate::TargetSeed`] do the same for discoveries. Otherwise a restart would give every case its whole budget again, and a case that takes agents down could go on
 //! doing so for as long as coordinators restart.
 
 use muster_model::{CaseIndex, Epoch, RunId, TargetIndex};
@@ -27,6 +27,15 @@ pub struct CaseTries {
     pub alone: bool,
     /// The attempt in which it failed in company, if it did.
     pub failed_in_company: Option<Epoch>,
+}
+
+/// What has been charged to a discovery that has not succeeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryTries {
+    /// Faults, lost agents included.
+    pub faults: u8,
+    /// Agents lost with it before they said that it had started.
+    pub losses_uncharged: u8,
 }
 
 impl Scheduler {

@@ -71,6 +71,7 @@ impl Door {
         let command = reapi::Command::decode(encoded_command.clone())
             .map_err(|error| invalid(format!("{command_digest} is no Command: {error}")))?;
         command.check().map_err(|error| invalid(format!("the Command's {error}")))?;
+        self.find_directory(input_root, &command.working_directory).await?;
         let timeout = timeout(&action)?;
         // Clients before 2.2 have it in the command.
         #[allow(deprecated, reason = "clients before 2.2 have no other place for it")]
@@ -84,6 +85,27 @@ impl Door {
             requirements,
         };
         Ok(Prepared { task, input_root, do_not_cache: action.do_not_cache })
+    }
+
+    /// A working directory must be in the input tree (`Command.working_directory`). Where a link leads is for the agent to find out.
+    async fn find_directory(&self, root: Digest, path: &str) -> Result<(), rpc::Status> {
+        let mut at = root;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let encoded = self.blob(at).await?.ok_or_else(|| precondition_missing(&[at]))?;
+            let directory =
+                reapi::Directory::decode(encoded).map_err(|error| invalid(format!("{at} is no Directory: {error}")))?;
+            if directory.symlinks.iter().any(|link| link.name == name) {
+                return Ok(());
+            }
+            let found = directory.directories.into_iter().find(|node| node.name == name).and_then(|node| node.digest);
+            let found = found.ok_or_else(|| {
+                invalid(format!(
+                    "the Command's working directory {path:?} is not in its input tree: no directory {name:?}"
+                ))
+            })?;
+            at = found.to_model(root.function).map_err(|error| invalid(format!("{at}: {error}")))?;
+        }
+        Ok(())
     }
 
     /// The inputs that are missing now; for an action whose agent could not get one.

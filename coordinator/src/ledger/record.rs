@@ -5,6 +5,7 @@ use muster_model::attempt::{Timings, Usage};
 use muster_model::outcome::{CaseOutcome, RunOutcome};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex, limits};
 use muster_proto::v1;
+use muster_scheduler::DiscoveryTries;
 use prost::Message;
 use rusqlite::{OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
@@ -38,6 +39,8 @@ pub(crate) enum Record {
     Outcome(OutcomeRecord),
     /// What is charged to a case that has no outcome yet.
     Tries(Box<TriesRecord>),
+    /// What is charged to a discovery that has not succeeded.
+    DiscoveryTries { run: RunId, target: TargetIndex, tries: DiscoveryTries },
     /// What was learned about a case.
     History(Box<HistoryRecord>),
     /// A run is over. The answer is the event that says so.
@@ -182,6 +185,7 @@ impl Record {
             Self::Event { run, sequence, event } => write_event(transaction, run, sequence, &event)?,
             Self::Outcome(decided) => decide(transaction, &decided)?,
             Self::Tries(record) => tries::write(transaction, &record)?,
+            Self::DiscoveryTries { run, target, tries } => tries::write_discovery(transaction, run, target, tries)?,
             Self::History(learned) => learn(transaction, &learned)?,
             Self::EpochsReserved(below) => raise_epoch(transaction, Epoch(below.0.saturating_sub(1)))?,
             Self::Counters(counters) => {
@@ -341,6 +345,7 @@ fn close(transaction: &Transaction<'_>, finish: FinishRecord) -> Result<v1::RunE
     )?;
     transaction.execute("UPDATE attempts SET open = 0, result = 'withdrawn' WHERE run = ?1 AND open = 1", [run])?;
     transaction.execute("DELETE FROM tries WHERE run = ?1", [run])?;
+    transaction.execute("DELETE FROM discovery_tries WHERE run = ?1", [run])?;
     write_event(transaction, finish.run, finish.sequence, &event.encode_to_vec())?;
     forget_old_runs(transaction, finish.run)?;
     Ok(event)

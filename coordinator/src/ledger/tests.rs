@@ -4,7 +4,7 @@ use muster_model::attempt::{Timings, Usage, Work};
 use muster_model::outcome::{CaseOutcome, RunOutcome, Verdict};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 use muster_proto::v1;
-use muster_scheduler::CaseTries;
+use muster_scheduler::{CaseTries, DiscoveryTries};
 use prost::Message;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -254,6 +254,23 @@ async fn what_is_charged_to_a_case_outlives_a_restart_and_not_its_run() {
     decide(&ledger, run, 1, PASSED, 2);
     finish(&ledger, run, 2, 2).await;
     assert_eq!(ledger.read_now(|connection| tries::read(connection, run)).unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn what_is_charged_to_a_discovery_outlives_a_restart_and_not_its_run() {
+    let (folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one"]).await;
+    for faults in [1, 2] {
+        let tries = DiscoveryTries { faults, losses_uncharged: 3 };
+        ledger.wait(ledger.append(Record::DiscoveryTries { run, target: TARGET, tries })).await.unwrap();
+    }
+    drop(ledger);
+    let ledger = Ledger::open(folder.path()).unwrap();
+    let read = || ledger.read_now(|connection| tries::read_discoveries(connection, run)).unwrap();
+    assert_eq!(read()[&TARGET], DiscoveryTries { faults: 2, losses_uncharged: 3 });
+    decide(&ledger, run, 0, PASSED, 1);
+    finish(&ledger, run, 1, 1).await;
+    assert!(read().is_empty());
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
-//! What was charged to cases that have no outcome yet: written with each charge, read after a restart, dropped at the run's end.
+//! What was charged to cases that have no outcome yet, and to discoveries that have not succeeded: written with each charge, read after a restart, dropped at the run's end.
+
+use std::collections::HashMap;
 
 use muster_model::{CaseIndex, Epoch, RunId, TargetIndex};
 use muster_proto::v1;
-use muster_scheduler::CaseTries;
+use muster_scheduler::{CaseTries, DiscoveryTries};
 use prost::Message;
 use rusqlite::{Connection, Row, Transaction, params};
 
@@ -50,6 +52,33 @@ pub(super) fn write(transaction: &Transaction<'_>, record: &TriesRecord) -> Resu
         failure.as_ref().map(Message::encode_to_vec),
     ])?;
     Ok(())
+}
+
+/// Writes what is charged to a discovery from now on; the last word counts.
+pub(super) fn write_discovery(
+    transaction: &Transaction<'_>,
+    run: RunId,
+    target: TargetIndex,
+    tries: DiscoveryTries,
+) -> Result<(), LedgerError> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO discovery_tries (run, target, faults, losses_uncharged) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    statement.execute(params![signed(run.0), target.0, tries.faults, tries.losses_uncharged])?;
+    Ok(())
+}
+
+/// What was charged to the discoveries of a run.
+pub(crate) fn read_discoveries(
+    connection: &Connection,
+    run: RunId,
+) -> Result<HashMap<TargetIndex, DiscoveryTries>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT target, faults, losses_uncharged FROM discovery_tries WHERE run = ?1")?;
+    let rows = statement.query_map([signed(run.0)], |row| {
+        Ok((TargetIndex(row.get(0)?), DiscoveryTries { faults: row.get(1)?, losses_uncharged: row.get(2)? }))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// What was charged to the cases of a run.

@@ -62,6 +62,9 @@ impl SchedulerTask {
                 self.decide(run, DecidedCase { target, case, outcome, epoch, company, attempts });
             }
             Command::RecordTries { run, target, case, tries } => self.record_tries(run, target, case, tries),
+            Command::RecordDiscoveryTries { run, target, tries } => {
+                self.append(Record::DiscoveryTries { run, target, tries });
+            }
             Command::RememberIsolation { run, target, case, needs_alone } => {
                 self.learn(run, target, case, |history| history.needs_alone = needs_alone);
             }

@@ -38,7 +38,9 @@ impl SchedulerTask {
         let is_known = |target: usize| {
             row.targets.get(target).is_some_and(|target| target.discovered.is_some() || target.planned.is_some())
         };
-        self.tell(submitted(&prepared, |target| !is_known(target)));
+        let discovery_tries =
+            self.surroundings.ledger.read_now(|connection| tries::read_discoveries(connection, run))?;
+        self.tell(submitted(&prepared, |target| !is_known(target), &discovery_tries));
         let mut tries: HashMap<TargetIndex, Vec<TriesRow>> = HashMap::new();
         for row in self.surroundings.ledger.read_now(|connection| tries::read(connection, run))? {
             tries.entry(row.target).or_default().push(row);

@@ -130,7 +130,7 @@ impl Runs {
         let accepted = self.ledger.accept_run(record).await?;
         if accepted.is_new {
             let actions = &*self.storage.actions;
-            let discovered = cached_discoveries(actions, &self.counters, &spec.policy, &targets).await;
+            let discovered = cached_discoveries(actions, &self.counters, &targets).await;
             let RunSpec { project, policy, .. } = spec;
             let run = Box::new(PreparedRun { run: accepted.run, project, policy, started_unix_ms, targets });
             self.inputs.send(Input::RunAccepted { run, discovered }).await.map_err(|_| stopping())?;

@@ -170,7 +170,12 @@ fn one(agents: u64, cases: usize) -> Round {
         finished: false,
     };
     let run = RunId(1);
-    let targets = vec![TargetSeed { requirements: Requirements::default(), needs_discovery: false, retries: None }];
+    let targets = vec![TargetSeed {
+        requirements: Requirements::default(),
+        needs_discovery: false,
+        retries: None,
+        discovery_tries: Default::default(),
+    }];
     crowd.handle(Event::RunSubmitted { run, policy: SchedulingPolicy::default(), targets });
     let start = std::time::Instant::now();
     crowd.handle(Event::CasesDiscovered { run, target: TargetIndex(0), cases: seeds });

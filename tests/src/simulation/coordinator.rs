@@ -7,7 +7,7 @@ use core::time::Duration;
 use muster_agent_state::Desired;
 use muster_model::outcome::{FaultKind, RunOutcome};
 use muster_model::{AgentId, Epoch, Instant, RunId, TargetIndex};
-use muster_scheduler::{CaseSeed, Command, Config, Event, Scheduler, TargetSeed};
+use muster_scheduler::{CaseSeed, Command, Config, DiscoveryTries, Event, Scheduler, TargetSeed};
 
 use super::checks::{CaseName, LeaseCheck};
 use super::ledger::{Ledger, Record};
@@ -108,7 +108,7 @@ impl Coordinator {
         for &run in state.runs.iter().filter(|run| !state.finished.contains_key(run)) {
             let planned = &plans[run.0 as usize];
             let discovered = |target: usize| state.discovered.contains(&(run, TargetIndex(target as u32)));
-            scheduler.handle_event(now, submitted(run, planned, discovered));
+            scheduler.handle_event(now, submitted(run, planned, discovered, &state.discovery_tries));
             for (target, cases) in planned.targets.iter().enumerate().filter(|(target, _)| discovered(*target)) {
                 let target = TargetIndex(target as u32);
                 let mut seeds = seeds(cases);
@@ -194,6 +194,10 @@ impl Coordinator {
             }
             Command::RecordTries { run, target, case, tries } => {
                 self.ledger.append(Record::Tries { case: (run, target, case), tries });
+                return;
+            }
+            Command::RecordDiscoveryTries { run, target, tries } => {
+                self.ledger.append(Record::DiscoveryTries { target: (run, target), tries });
                 return;
             }
             Command::AcceptDiscovery { run, target, .. } => {
@@ -310,11 +314,17 @@ impl Coordinator {
 }
 
 /// The event that submits a run.
-pub(super) fn submitted(run: RunId, planned: &PlannedRun, discovered: impl Fn(usize) -> bool) -> Event {
+pub(super) fn submitted(
+    run: RunId,
+    planned: &PlannedRun,
+    discovered: impl Fn(usize) -> bool,
+    discovery_tries: &BTreeMap<(RunId, TargetIndex), DiscoveryTries>,
+) -> Event {
     let targets = planned.targets.iter().enumerate().map(|(position, target)| TargetSeed {
         requirements: target.requirements.clone(),
         needs_discovery: !discovered(position),
         retries: target.retries,
+        discovery_tries: discovery_tries.get(&(run, TargetIndex(position as u32))).copied().unwrap_or_default(),
     });
     Event::RunSubmitted { run, policy: planned.policy, targets: targets.collect() }
 }

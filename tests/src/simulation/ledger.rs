@@ -6,7 +6,7 @@ use muster_model::attempt::Work;
 use muster_model::outcome::{CaseOutcome, RunOutcome};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
-use muster_scheduler::{CaseTries, Config};
+use muster_scheduler::{CaseTries, Config, DiscoveryTries};
 
 use super::checks::CaseName;
 use super::network::Content;
@@ -20,6 +20,7 @@ pub(super) enum Record {
     LeaseClosed(Epoch),
     Decided { run: RunId, target: TargetIndex, case: CaseIndex, outcome: CaseOutcome, epoch: Option<Epoch> },
     Tries { case: CaseName, tries: CaseTries },
+    DiscoveryTries { target: (RunId, TargetIndex), tries: DiscoveryTries },
     Finished { run: RunId, outcome: RunOutcome },
 }
 
@@ -32,6 +33,7 @@ pub(super) struct State {
     pub(super) open: BTreeMap<Epoch, (AgentId, Content)>,
     pub(super) decided: BTreeMap<(RunId, TargetIndex, CaseIndex), CaseOutcome>,
     pub(super) tries: BTreeMap<CaseName, CaseTries>,
+    pub(super) discovery_tries: BTreeMap<(RunId, TargetIndex), DiscoveryTries>,
     pub(super) finished: BTreeMap<RunId, RunOutcome>,
 }
 
@@ -65,6 +67,11 @@ impl State {
             }
             Record::Tries { case, tries } => {
                 self.tries.insert(*case, *tries);
+            }
+            Record::DiscoveryTries { target, tries } => {
+                let known = self.discovery_tries.insert(*target, *tries).unwrap_or_default();
+                let is_more = tries.faults >= known.faults && tries.losses_uncharged >= known.losses_uncharged;
+                assert!(is_more && *tries != known, "{target:?} was charged {known:?}, and then {tries:?}");
             }
             Record::Finished { run, outcome } => {
                 assert!(self.finished.insert(*run, *outcome).is_none(), "run {run} finished twice");

@@ -271,7 +271,7 @@ impl World {
         // A run is accepted only once it is durable, so the client's submission and its record are one step here.
         let count = self.coordinator.ledger.append(super::ledger::Record::Run(run));
         self.coordinator.ledger.commit(count);
-        let event = submitted(run, &self.plan.runs[run.0 as usize], |_| false);
+        let event = submitted(run, &self.plan.runs[run.0 as usize], |_| false, &BTreeMap::new());
         self.coordinator.handle(self.now, event);
     }
 

@@ -115,7 +115,12 @@ impl World {
     }
 
     pub(super) fn submit(&mut self, run: RunId, policy: SchedulingPolicy, targets: usize) {
-        let seed = TargetSeed { requirements: requirements(), needs_discovery: false, retries: None };
+        let seed = TargetSeed {
+            requirements: requirements(),
+            needs_discovery: false,
+            retries: None,
+            discovery_tries: Default::default(),
+        };
         self.event(Event::RunSubmitted { run, policy, targets: vec![seed; targets] });
     }
 

@@ -390,7 +390,15 @@ fn slots_are_shared_between_runs() {
 fn discovery_is_an_attempt_and_a_failed_one_fails_the_run() {
     let mut world = World::new();
     world.agent(1, 2);
-    let targets = vec![TargetSeed { requirements: requirements(), needs_discovery: true, retries: None }; 2];
+    let targets = vec![
+        TargetSeed {
+            requirements: requirements(),
+            needs_discovery: true,
+            retries: None,
+            discovery_tries: Default::default()
+        };
+        2
+    ];
     world.event(Event::RunSubmitted { run: RUN, policy: policy(), targets });
     let leases = world.leases();
     assert!(leases.iter().all(|lease| lease.work == Work::Discover));

@@ -99,8 +99,7 @@ struct Fleet {
 impl Fleet {
     fn new(policy: SchedulingPolicy, cases: Vec<Vec<CaseSeed>>) -> Self {
         let mut world = World::new();
-        let targets =
-            std::vec![TargetSeed { requirements: requirements(), needs_discovery: true, retries: None }; cases.len()];
+        let targets = std::vec![TargetSeed { requirements: requirements(), needs_discovery: true, retries: None, discovery_tries: Default::default() }; cases.len()];
         world.event(Event::RunSubmitted { run: RunId(1), policy, targets: targets.clone() });
         world.event(Event::RunSubmitted { run: RunId(2), policy, targets });
         let mut fleet = Self {
@@ -201,6 +200,7 @@ impl Fleet {
             | Command::ReportCaseStarted { .. }
             | Command::ReportFault { .. }
             | Command::RecordTries { .. }
+            | Command::RecordDiscoveryTries { .. }
             | Command::ReportActionStage { .. }
             | Command::ReportActionFault { .. }
             | Command::RememberIsolation { .. } => {}
