@@ -16,6 +16,7 @@ use crate::data::{DataDirectory, file_error};
 use crate::executor::{ActionFolders, Executor};
 use crate::inputs::{CachedInputs, Inputs};
 use crate::offers::Offered;
+use crate::services::Services;
 use crate::spool::Spool;
 use crate::sync_loop::{Control, Parts, SyncLoop};
 use crate::{AgentError, Config};
@@ -72,6 +73,7 @@ impl Agent {
             inputs,
             environments: offered.environments,
             folders: ActionFolders::new(data.actions()?, offered.owner),
+            services: Services::new(data.services()?, offered.owner),
             offer: offered.offer,
             clock,
             chance: Arc::clone(&chance),

@@ -18,6 +18,7 @@ use crate::clock::Chance;
 /// - `sandbox/`: what sandboxes share, where the user's cache directory can't be written
 /// - `environments/`: places under way; emptied at the start
 /// - `actions/`: directories and outputs of actions under way; emptied at the start
+/// - `services/`: data that setups of services made; emptied at the start
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     root: PathBuf,
@@ -58,6 +59,11 @@ impl DataDirectory {
     /// An empty folder for what actions need and make.
     pub(crate) fn actions(&self) -> Result<PathBuf, AgentError> {
         self.emptied("actions")
+    }
+
+    /// An empty folder for what setups of services make.
+    pub(crate) fn services(&self) -> Result<PathBuf, AgentError> {
+        self.emptied("services")
     }
 
     fn emptied(&self, name: &str) -> Result<PathBuf, AgentError> {

@@ -9,7 +9,7 @@ use muster_cache::{
     BlobStore, DiskConfig, DiskStore, Ground, ReadThrough, RemoteStore, StagedTree, Stager, StoreError, UploadSource,
 };
 use muster_environment::StagedLayer;
-use muster_model::spec::TargetSpec;
+use muster_model::spec::{Layer, TargetSpec};
 use muster_model::{Digest, limits};
 use muster_proto::convert::ConvertError;
 use muster_proto::v1;
@@ -53,8 +53,8 @@ pub(crate) trait Inputs: Send + Sync {
     /// The target encoded in a blob.
     async fn target(&self, digest: &Digest) -> Result<Arc<TargetSpec>, InputError>;
 
-    /// The target's layers as directories.
-    async fn stage(&self, target: &TargetSpec) -> Result<StagedInputs, InputError>;
+    /// Layers as directories.
+    async fn stage(&self, layers: &[Layer]) -> Result<StagedInputs, InputError>;
 
     /// A tree as directories, to be shown at a path where there is nothing else.
     async fn tree(&self, root: &Digest, mount_path: &str) -> Result<StagedInputs, InputError>;
@@ -136,8 +136,8 @@ impl Inputs for CachedInputs {
         self.targets.decode(digest, &bytes)
     }
 
-    async fn stage(&self, target: &TargetSpec) -> Result<StagedInputs, InputError> {
-        let staging = target.layers.iter().map(|layer| async move {
+    async fn stage(&self, layers: &[Layer]) -> Result<StagedInputs, InputError> {
+        let staging = layers.iter().map(|layer| async move {
             let staged = self.stager.stage(&layer.root, Ground::Shared, &self.blobs).await;
             staged.map_err(|source| InputError::Store { what: format!("layer {}", layer.purpose), source })
         });
@@ -148,7 +148,7 @@ impl Inputs for CachedInputs {
             reused_bytes: 0,
             trees: Vec::new(),
         };
-        for (layer, tree) in target.layers.iter().zip(&trees) {
+        for (layer, tree) in layers.iter().zip(&trees) {
             inputs.fetched_bytes += tree.stats().fetched_bytes;
             inputs.reused_bytes += tree.stats().reused_bytes;
             inputs.layers.extend(staged_layers(tree, &layer.mount_path));

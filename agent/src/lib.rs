@@ -19,6 +19,7 @@ mod offers;
 mod outputs;
 pub mod program;
 mod reports;
+mod services;
 mod spool;
 mod sync_loop;
 

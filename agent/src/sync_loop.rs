@@ -298,6 +298,7 @@ impl SyncLoop {
         }
         self.parts.progress.close();
         while self.attempts.join_next().await.is_some() {}
+        self.parts.executor.services.stop().await;
         self.parts.spool.flush().await;
         if !self.is_leaving {
             return;

@@ -9,7 +9,8 @@
 
 use crate::digest::hex;
 use crate::platform::BaseRequest;
-use crate::spec::TargetSpec;
+use crate::service::{Probe, ServiceSpec};
+use crate::spec::{EnvironmentLimits, TargetSpec};
 use crate::{Digest, DigestFunction};
 use alloc::string::String;
 use core::fmt;
@@ -55,25 +56,37 @@ pub fn target_key(target: &TargetSpec) -> ActionKey {
         fields.digest(&layer.root);
         fields.text(&layer.mount_path);
     }
-    match &target.requirements.base {
-        BaseRequest::Pinned(base) => {
-            fields.text("pinned");
-            fields.text(&base.name);
-            fields.digest(&base.digest);
-        }
-        BaseRequest::Named(_) | BaseRequest::None => fields.text("none"),
-    }
+    fields.base(&target.requirements.base);
     fields.text(target.requirements.environment.name());
     fields.count(target.requirements.properties.iter().count());
     for (name, value) in target.requirements.properties.iter() {
         fields.text(name);
         fields.text(value);
     }
-    fields.number(target.limits.memory_bytes);
-    fields.number(u64::from(target.limits.processes));
-    fields.number(target.limits.output_bytes);
-    fields.text(target.limits.profile.name());
+    fields.limits(&target.limits);
     fields.number(u64::from(target.shards));
+    // A target without services keeps the key that it had before there were any.
+    for service in &target.services {
+        fields.service(service);
+    }
+    fields.finish()
+}
+
+/// The key of a target's services together: two targets with the same one may use the same running services, one after the other.
+pub fn services_key(target: &TargetSpec) -> ActionKey {
+    let mut fields = Fields::new("muster 2026-11 services key v1");
+    fields.base(&target.requirements.base);
+    for service in &target.services {
+        fields.service(service);
+    }
+    fields.finish()
+}
+
+/// The key of the data that a service's setup makes over a base.
+pub fn service_data_key(base: &BaseRequest, service: &ServiceSpec) -> ActionKey {
+    let mut fields = Fields::new("muster 2026-11 service data key v1");
+    fields.base(base);
+    fields.service(service);
     fields.finish()
 }
 
@@ -143,6 +156,78 @@ impl Fields {
         self.number(digest.size_bytes);
     }
 
+    fn base(&mut self, base: &BaseRequest) {
+        match base {
+            BaseRequest::Pinned(base) => {
+                self.text("pinned");
+                self.text(&base.name);
+                self.digest(&base.digest);
+            }
+            BaseRequest::Named(_) | BaseRequest::None => self.text("none"),
+        }
+    }
+
+    fn texts(&mut self, texts: &[String]) {
+        self.count(texts.len());
+        for text in texts {
+            self.text(text);
+        }
+    }
+
+    fn pairs(&mut self, pairs: &[(String, String)]) {
+        self.count(pairs.len());
+        for (name, value) in pairs {
+            self.text(name);
+            self.text(value);
+        }
+    }
+
+    /// All but how long it is waited for: that changes nothing that a case sees.
+    fn service(&mut self, service: &ServiceSpec) {
+        self.text("service");
+        self.text(&service.name);
+        self.texts(&service.command.arguments);
+        self.pairs(&service.command.environment);
+        self.text(&service.command.working_directory);
+        self.count(service.layers.len());
+        for layer in &service.layers {
+            self.digest(&layer.root);
+            self.text(&layer.mount_path);
+        }
+        self.texts(&service.setup);
+        self.text(&service.data);
+        match &service.ready {
+            Probe::Tcp(port) => {
+                self.text("tcp");
+                self.number(u64::from(*port));
+            }
+            Probe::Http { port, path } => {
+                self.text("http");
+                self.number(u64::from(*port));
+                self.text(path);
+            }
+            Probe::Exec(command) => {
+                self.text("exec");
+                self.texts(command);
+            }
+            Probe::Log(line) => {
+                self.text("log");
+                self.text(line);
+            }
+        }
+        self.texts(&service.after);
+        self.text(service.clone.name());
+        self.pairs(&service.export);
+        self.limits(&service.limits);
+    }
+
+    fn limits(&mut self, limits: &EnvironmentLimits) {
+        self.number(limits.memory_bytes);
+        self.number(u64::from(limits.processes));
+        self.number(limits.output_bytes);
+        self.text(limits.profile.name());
+    }
+
     fn finish(self) -> ActionKey {
         ActionKey(*self.0.finalize().as_bytes())
     }
@@ -152,9 +237,39 @@ impl Fields {
 mod tests {
     use super::*;
     use crate::platform::{Base, EnvironmentKind, Requirements};
+    use crate::service::CloneMode;
     use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, Profile, TargetPolicy};
     use alloc::vec;
     use alloc::vec::Vec;
+
+    fn service() -> ServiceSpec {
+        ServiceSpec {
+            name: "a".into(),
+            command: CommandSpec { arguments: vec!["server".into()], ..CommandSpec::default() },
+            layers: Vec::new(),
+            setup: vec!["a".into()],
+            data: "/a".into(),
+            ready: Probe::Tcp(1),
+            deadline: core::time::Duration::from_secs(1),
+            interval: core::time::Duration::from_millis(10),
+            after: Vec::new(),
+            clone: CloneMode::None,
+            export: Vec::new(),
+            limits: EnvironmentLimits::default(),
+        }
+    }
+
+    #[test]
+    fn how_long_a_service_is_waited_for_is_in_no_key() {
+        let mut slow = service();
+        slow.deadline *= 2;
+        slow.interval *= 2;
+        assert_eq!(service_data_key(&BaseRequest::None, &slow), service_data_key(&BaseRequest::None, &service()));
+        let with = |service| TargetSpec { services: vec![service], ..target() };
+        assert_eq!(target_key(&with(slow.clone())), target_key(&with(service())));
+        assert_eq!(services_key(&with(slow)), services_key(&with(service())));
+        assert_ne!(services_key(&with(ServiceSpec { name: "b".into(), ..service() })), services_key(&with(service())));
+    }
 
     fn target() -> TargetSpec {
         TargetSpec {
@@ -174,6 +289,7 @@ mod tests {
             limits: EnvironmentLimits::default(),
             shards: 0,
             policy: TargetPolicy::default(),
+            services: Vec::new(),
         }
     }
 
@@ -197,6 +313,26 @@ mod tests {
             |target| target.limits.output_bytes = 1,
             |target| target.limits.profile = Profile::Debug,
             |target| target.shards = 2,
+            |target| target.services.push(service()),
+            |target| target.services.extend([service(), service()]),
+            |target| target.services.push(ServiceSpec { name: "b".into(), ..service() }),
+            |target| target.services.push(ServiceSpec { setup: vec!["b".into()], ..service() }),
+            |target| target.services.push(ServiceSpec { data: "/b".into(), ..service() }),
+            |target| target.services.push(ServiceSpec { ready: Probe::Tcp(2), ..service() }),
+            |target| target.services.push(ServiceSpec { ready: Probe::Log("1".into()), ..service() }),
+            |target| target.services.push(ServiceSpec { ready: Probe::Exec(vec!["1".into()]), ..service() }),
+            |target| {
+                target.services.push(ServiceSpec { ready: Probe::Http { port: 1, path: "/".into() }, ..service() })
+            },
+            |target| target.services.push(ServiceSpec { after: vec!["b".into()], ..service() }),
+            |target| target.services.push(ServiceSpec { clone: CloneMode::CopyOnWrite, ..service() }),
+            |target| target.services.push(ServiceSpec { export: vec![("A".into(), "b".into())], ..service() }),
+            |target| target.services.push(ServiceSpec { layers: target.layers.clone(), ..service() }),
+            |target| {
+                target
+                    .services
+                    .push(ServiceSpec { limits: EnvironmentLimits { processes: 1, ..Default::default() }, ..service() })
+            },
         ];
         let mut keys = vec![target_key(&target())];
         for change in changes {

@@ -265,3 +265,30 @@ pub const OUTPUT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 pub const OUTPUT_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// One name in a directory, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+
+/// Services of one target.
+pub const SERVICES_PER_TARGET_MAX: usize = 16;
+/// How long a service may take until it is ready, unless it says otherwise.
+pub const SERVICE_READY_TIME_DEFAULT: Duration = Duration::from_secs(60);
+/// The longest time that it may say.
+pub const SERVICE_READY_TIME_MAX: Duration = Duration::from_secs(3600);
+/// The pause between two probes of a service, unless it says otherwise.
+pub const PROBE_INTERVAL_DEFAULT: Duration = Duration::from_millis(10);
+/// The shortest pause that it may say.
+pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// The longest one.
+pub const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(50);
+/// What is kept of a service's log, its end, in bytes.
+pub const SERVICE_LOG_BYTES_MAX: usize = 64 * 1024;
+/// Lines of a service's log that a fault shows.
+pub const SERVICE_LOG_LINES_SHOWN: usize = 20;
+/// Sets of services that an agent keeps running for nobody; the one that was used longest ago goes first.
+pub const WARM_SERVICES_MAX: usize = 4;
+/// How long it keeps one that nobody asks for.
+pub const WARM_SERVICES_IDLE_TIME: Duration = Duration::from_secs(300);
+/// Data that setups made and that an agent keeps, as a count; the oldest goes first.
+pub const SERVICE_DATA_KEPT_MAX: usize = 16;
+/// Bytes of the data that one setup may leave.
+pub const SERVICE_DATA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Files, directories and links of it.
+pub const SERVICE_DATA_NODES_MAX: usize = 100_000;

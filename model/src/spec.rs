@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use crate::Digest;
 use crate::platform::{BaseRequest, EnvironmentKind, Requirements};
+use crate::service::ServiceSpec;
 
 /// The framework that knows how to list and run a target's cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,6 +124,8 @@ pub struct TargetSpec {
     pub shards: u32,
     /// Where it departs from the run's policy.
     pub policy: TargetPolicy,
+    /// What its cases talk to, in an order in which each can be started.
+    pub services: Vec<ServiceSpec>,
 }
 
 /// How cases share processes.

@@ -7,6 +7,7 @@ mod action;
 mod command;
 mod digest;
 mod fleet;
+mod service;
 mod spec;
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ fn specification() -> EnvironmentSpec {
         collect: Vec::new(),
         collector: None,
         variables: Default::default(),
+        network: None,
     }
 }
 

@@ -46,11 +46,13 @@ extern "C" fn main() -> ! {
         const PLACE: u32 = RequestKind::Place as u32;
         const REAP: u32 = RequestKind::Reap as u32;
         const RENEW: u32 = RequestKind::Renew as u32;
+        const CONNECT: u32 = RequestKind::Connect as u32;
         match request.kind {
             PLAY => answer(play(script)),
             PLACE => start(request.place, script, report, &mut places),
             REAP => send(CONTROL, &reap(request.place, &mut places), &[]),
             RENEW => send(CONTROL, &network::renew(), &[]),
+            CONNECT => network::connect(request.place),
             _ => end(&places),
         }
     }

@@ -5,7 +5,8 @@
 //! there is no connection in any state, no cached metric, neighbour or fragment; everything else that a namespace remembers takes a
 //! capability over it, which no program has. If anything is otherwise, or can't be read, the launcher moves to a new namespace.
 
-use super::protocol::{Answer, Failure};
+use super::message::send;
+use super::protocol::{Answer, CONTROL, Failure};
 use super::system::{call, close, number};
 
 const AT_FDCWD: i64 = -100;
@@ -79,5 +80,38 @@ fn replace() -> Result<(), Failure> {
         let result = call(number::IOCTL, [socket, SIOCSIFFLAGS, request.as_ptr().expose_provenance() as i64, 0, 0, 0]);
         close(socket as i32);
         if result < 0 { Err(failed(result)) } else { Ok(()) }
+    }
+}
+
+/// Connects to a port of the loopback and answers with the socket.
+pub(crate) fn connect(port: u32) {
+    const AF_INET: u16 = 2;
+    const STREAM: i64 = 1 | O_CLOEXEC | 0o4000;
+    const EINPROGRESS: i64 = -115;
+    let [high, low] = (port as u16).to_be_bytes();
+    // struct sockaddr_in: family, port and address, these two in network order, then padding.
+    let mut address = [0_u16; 8];
+    address[0] = AF_INET;
+    address[1] = u16::from_ne_bytes([high, low]);
+    address[2] = u16::from_ne_bytes([127, 0]);
+    address[3] = u16::from_ne_bytes([0, 1]);
+    let refuse = |result: i64| {
+        let answer = Answer { call: u32::MAX, errno: result.wrapping_neg() as i32, ..Answer::default() };
+        send(CONTROL, &answer, &[]);
+    };
+    // SAFETY: the address is of a local of the size that the kernel is told.
+    unsafe {
+        let socket = call(number::SOCKET, [AF_INET.into(), STREAM, 0, 0, 0, 0]);
+        if socket < 0 {
+            return refuse(socket);
+        }
+        let place = address.as_ptr().expose_provenance() as i64;
+        let result = call(number::CONNECT, [socket, place, size_of_val(&address) as i64, 0, 0, 0]);
+        if result < 0 && result != EINPROGRESS {
+            refuse(result);
+        } else {
+            send(CONTROL, &Answer::default(), &[socket as i32]);
+        }
+        close(socket as i32);
     }
 }

@@ -28,6 +28,9 @@ pub(crate) enum RequestKind {
     Reap = 3,
     /// Tell whether the network has been used, and replace it if it has.
     Renew = 4,
+    /// Connect to a port of the loopback, which is the number of the place. The answer carries the socket, which does not block and may not be
+    /// connected yet.
+    Connect = 5,
 }
 
 /// A request.

@@ -12,6 +12,7 @@ pub(crate) mod number {
     pub(crate) const IOCTL: i64 = 16;
     pub(crate) const NANOSLEEP: i64 = 35;
     pub(crate) const SOCKET: i64 = 41;
+    pub(crate) const CONNECT: i64 = 42;
     pub(crate) const SENDMSG: i64 = 46;
     pub(crate) const RECVMSG: i64 = 47;
     pub(crate) const FORK_CLONE: i64 = 56;
@@ -42,6 +43,7 @@ pub(crate) mod number {
     pub(crate) const KILL: i64 = 129;
     pub(crate) const GETRUSAGE: i64 = 165;
     pub(crate) const SOCKET: i64 = 198;
+    pub(crate) const CONNECT: i64 = 203;
     pub(crate) const SENDMSG: i64 = 211;
     pub(crate) const RECVMSG: i64 = 212;
     pub(crate) const MUNMAP: i64 = 215;

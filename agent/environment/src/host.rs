@@ -113,6 +113,9 @@ impl Environment for HostEnvironment {
     }
 
     async fn prepare(&self, spec: EnvironmentSpec) -> Result<Box<dyn Prepared>, EnvironmentError> {
+        if spec.network.is_some() {
+            return Err(EnvironmentError::Invalid("a bare host has no networks of its own".into()));
+        }
         let started = Instant::now();
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let directory = self.directory.path().to_path_buf();

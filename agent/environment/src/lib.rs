@@ -27,7 +27,7 @@ pub use base::{BaseConfig, BaseError, HostBase};
 pub use collect::Remains;
 pub use error::EnvironmentError;
 pub use host::{HostConfig, HostEnvironment};
-pub use sandbox::{SandboxConfig, SandboxEnvironment};
+pub use sandbox::{SandboxConfig, SandboxEnvironment, SharedNetwork};
 pub use spec::{
     Collector, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk, OutputStream, Readiness,
     ResourceUsage, StagedLayer, Variables,
@@ -53,6 +53,15 @@ pub trait Environment: Send + Sync {
     ///
     /// The missing feature, with its remedy.
     fn check_readiness(&self) -> Result<Readiness, EnvironmentError>;
+
+    /// Makes a network that places made by this driver can share.
+    ///
+    /// # Errors
+    ///
+    /// [`EnvironmentError::Invalid`] where the kind has no networks of its own, otherwise the step that failed.
+    async fn network(&self) -> Result<SharedNetwork, EnvironmentError> {
+        Err(EnvironmentError::Invalid(format!("{} environments have no networks of their own", self.kind().name())))
+    }
 
     /// Makes a place.
     ///

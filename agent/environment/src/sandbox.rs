@@ -17,6 +17,7 @@ mod landlock;
 mod launch;
 mod launcher;
 mod message;
+mod network;
 mod plan;
 #[path = "../launcher/protocol.rs"]
 #[allow(dead_code, reason = "the other half is the launcher's")]
@@ -39,6 +40,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::job::variables;
 pub(crate) use self::landlock::version as landlock_version;
+pub use self::network::SharedNetwork;
 pub(crate) use self::readiness::forbidding_switches;
 use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
@@ -48,6 +50,7 @@ use tokio::sync::mpsc;
 use self::launch::LaunchScripts;
 use self::launcher::FirstProcess;
 use self::message::{next_report, send};
+use self::network::Members;
 use self::plan::{Host, Plan, Shape, make_plan, masked};
 use self::protocol::{Report, ReportKind};
 use self::skeleton::Skeleton;
@@ -204,9 +207,13 @@ impl SandboxEnvironment {
         let plan = self.plan(&spec)?;
         let processes = matches!(*self.groups, Groups::None(_)).then_some(spec.processes);
         let job = job::make_job(&spec.command, spec.variables, processes)?;
-        let (launch, groups, identity) = (self.launch.clone(), self.groups.clone(), self.identity);
+        let (launch, slots) = match &spec.network {
+            Some(network) => (&network.0.launch, &network.0.slots),
+            None => (&self.launch, &self.slots),
+        };
+        let (launch, groups, identity) = (launch.clone(), self.groups.clone(), self.identity);
         let create = move || Slot::create(&launch, identity, &groups);
-        let (slot, made) = SlotLease::take(&self.slots, &plan, create).await?;
+        let (slot, made) = SlotLease::take(slots, &plan, create).await?;
         nix::fcntl::fcntl(&made.report, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
             .map_err(|error| step("talk to the sandbox", error.into()))?;
         Ok(Place {
@@ -418,6 +425,16 @@ impl Environment for SandboxEnvironment {
 
     fn check_readiness(&self) -> Result<Readiness, EnvironmentError> {
         readiness::check(self)
+    }
+
+    async fn network(&self) -> Result<SharedNetwork, EnvironmentError> {
+        let (launch, groups, identity) = (self.launch.clone(), self.groups.clone(), self.identity);
+        let founding = tokio::task::spawn_blocking(move || Slot::create(&launch, identity, &groups));
+        let founder = founding.await.map_err(|error| step("make a slot", io::Error::other(error)))??;
+        let namespaces = founder.namespaces().await?;
+        let launch = LaunchScripts::joining(&self.kernel.host(&self.skeleton, self.identity.is_root), &namespaces)?;
+        let members = Members { founder, _namespaces: namespaces, launch: Arc::new(launch), slots: Arc::default() };
+        Ok(SharedNetwork(Arc::new(members)))
     }
 
     async fn prepare(&self, spec: EnvironmentSpec) -> Result<Box<dyn Prepared>, EnvironmentError> {

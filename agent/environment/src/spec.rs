@@ -8,6 +8,7 @@ use std::time::Duration;
 use muster_model::spec::{CommandSpec, Profile};
 use tokio::sync::watch;
 
+use crate::SharedNetwork;
 use crate::collect::Remains;
 
 /// A layer that is a directory on this machine now.
@@ -43,6 +44,8 @@ pub struct EnvironmentSpec {
     pub collect: Vec<PathBuf>,
     /// Takes what else is wanted, after that.
     pub collector: Option<Collector>,
+    /// The network that it shares with other places; one of its own otherwise.
+    pub network: Option<SharedNetwork>,
 }
 
 /// Which variables a program sees.

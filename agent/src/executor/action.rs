@@ -143,6 +143,7 @@ impl ActionAttempt<'_> {
                 working_directory: working_directory.to_string_lossy().into_owned(),
             },
             variables: Variables::Exact,
+            network: None,
             memory_bytes: limits::ENVIRONMENT_MEMORY_BYTES_DEFAULT,
             processes: limits::ENVIRONMENT_PROCESSES_DEFAULT,
             output_bytes: limits::ENVIRONMENT_OUTPUT_BYTES_DEFAULT,

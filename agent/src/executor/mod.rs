@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::clock::{Chance, Clock};
 use crate::error_text::chain;
 use crate::inputs::{Inputs, StagedInputs};
+use crate::services::{Lease, ServiceError, Services};
 use action::ActionAttempt;
 pub(crate) use action::ActionFolders;
 use observers::{CaseObserver, Recorder};
@@ -40,6 +41,7 @@ pub(crate) enum Progress {
 pub(crate) struct Executor {
     pub(crate) inputs: Arc<dyn Inputs>,
     pub(crate) environments: Vec<Arc<dyn Environment>>,
+    pub(crate) services: Arc<Services>,
     pub(crate) offer: Offer,
     pub(crate) folders: ActionFolders,
     pub(crate) clock: Clock,
@@ -115,13 +117,24 @@ impl Attempt<'_> {
         let (target, inputs) = staged?;
         account.usage.fetched_bytes = inputs.fetched_bytes;
         account.usage.reused_bytes = inputs.reused_bytes;
-        let place = Place {
+        let mut place = Place {
             environment: self.executor.environment(&target.requirements)?,
             target,
             layers: inputs.layers.clone(),
+            network: None,
+            variables: Vec::new(),
         };
+        let mut lease = self.lease(&place, account).await?;
+        place.network = lease.as_ref().map(|lease| lease.set.network());
         let _ = self.executor.progress.send(Progress::Stage(epoch, Stage::Running)).await;
-        let result = self.work(&place, account).await;
+        let mut result = self.work(place, &mut lease, account).await;
+        if let Some(lease) = lease {
+            // What tests said while a service was dying is not their own word.
+            if let Err(error) = lease.set.check(" while tests ran") {
+                result = Err(service_fault(&error));
+            }
+            self.executor.services.give_back(lease);
+        }
         // The layers must not go before the last environment over them has gone.
         drop(inputs);
         result
@@ -130,21 +143,56 @@ impl Attempt<'_> {
     async fn stage(&self) -> Result<(Arc<TargetSpec>, StagedInputs), Fault> {
         let of = |error| fault(FaultKind::Inputs, chain(&error));
         let target = self.executor.inputs.target(&self.task.target_spec).await.map_err(of)?;
-        let staged = self.executor.inputs.stage(&target).await.map_err(of)?;
+        let staged = self.executor.inputs.stage(&target.layers).await.map_err(of)?;
         Ok((target, staged))
     }
 
-    async fn work(&self, place: &Place, account: &mut Account) -> Result<AttemptResult, Fault> {
+    /// The target's services, ready; none when it has none.
+    async fn lease(&self, place: &Place, account: &mut Account) -> Result<Option<Lease>, Fault> {
+        if place.target.services.is_empty() {
+            return Ok(None);
+        }
+        let began = self.executor.clock.now();
+        let Executor { services, inputs, .. } = self.executor;
+        let leased = tokio::select! {
+            leased = services.lease(place.environment.clone(), &**inputs, &place.target) => leased,
+            () = self.withdrawn.pulled() => return Err(fault(FaultKind::Returned, "withdrawn".to_owned())),
+        };
+        account.timings.environment += self.executor.clock.now().since(began);
+        leased.map(Some).map_err(|error| service_fault(&error))
+    }
+
+    /// A place with fresh clones of the services.
+    async fn renewed(&self, place: &Place, lease: &mut Option<Lease>, account: &mut Account) -> Result<Place, Fault> {
+        let mut place = place.clone();
+        if let Some(lease) = lease {
+            let began = self.executor.clock.now();
+            place.variables = lease.set.renew().await.map_err(|error| service_fault(&error))?;
+            account.timings.environment += self.executor.clock.now().since(began);
+        }
+        Ok(place)
+    }
+
+    async fn work(
+        &self,
+        place: Place,
+        lease: &mut Option<Lease>,
+        account: &mut Account,
+    ) -> Result<AttemptResult, Fault> {
         let framework = framework(place.target.framework);
         match &self.task.work {
-            Work::Discover => self.discover(framework, place, account).await,
+            Work::Discover => {
+                let place = self.renewed(&place, lease, account).await?;
+                self.discover(framework, &place, account).await
+            }
             Work::Cases { cases, alone } => {
                 let named: Vec<(CaseIndex, String)> =
                     cases.iter().copied().zip(self.task.case_names.iter().cloned()).collect();
                 if *alone || place.target.framework == FrameworkKind::Command {
-                    self.run_alone(framework, place, &named, account).await
+                    self.run_alone(framework, &place, lease, &named, account).await
                 } else {
-                    self.run_together(framework, place, &named, account).await
+                    let place = self.renewed(&place, lease, account).await?;
+                    self.run_together(framework, &place, &named, account).await
                 }
             }
             Work::Action => Err(fault(FaultKind::Protocol, "an action is not a shard of a target".to_owned())),
@@ -201,11 +249,13 @@ impl Attempt<'_> {
         })
     }
 
-    /// An environment and a process for each, one after the other; the next place is made while a case runs.
+    /// An environment and a process for each, one after the other. The next place is made while a case runs, unless there are services: then
+    /// each case gets clones of its own, and those of the last one have to go first.
     async fn run_alone(
         &self,
         framework: &dyn Framework,
         place: &Place,
+        lease: &mut Option<Lease>,
         named: &[(CaseIndex, String)],
         account: &mut Account,
     ) -> Result<AttemptResult, Fault> {
@@ -217,14 +267,16 @@ impl Attempt<'_> {
             cases: &named[position..=position],
             nonce: &nonces[position],
         };
-        let prepare = |position: usize| {
+        let prepare = |place: Place, position: usize| {
             let command: FrameworkCommand = framework.run_command(&shard(position));
-            let place = place.clone();
             tokio::spawn(async move { place.prepare(command).await })
         };
-        let mut next = (!named.is_empty()).then(|| prepare(0));
+        let mut next = None;
         for position in 0..named.len() {
-            let Some(preparing) = next.take() else { break };
+            let preparing = match next.take() {
+                Some(preparing) => preparing,
+                None => prepare(self.renewed(place, lease, account).await?, position),
+            };
             let prepared = match preparing.await {
                 Ok(prepared) => prepared.map_err(environment_fault)?,
                 Err(error) => return Err(fault(FaultKind::Environment, error.to_string())),
@@ -232,7 +284,7 @@ impl Attempt<'_> {
             if self.withdrawn.is_pulled() {
                 break;
             }
-            next = (position + 1 < named.len()).then(|| prepare(position + 1));
+            next = (lease.is_none() && position + 1 < named.len()).then(|| prepare(place.clone(), position + 1));
             // A shard of one case begins with position 0; the assignment knows it under another.
             let mut observer = CaseObserver::new(framework.reader(&shard(position)), position as u32);
             let ended = self.process(place, &mut observer).run(prepared, account).await;
@@ -287,6 +339,10 @@ fn mark_leaks(reports: &mut [CaseReport], leaked: bool) {
 
 pub(crate) fn fault(kind: FaultKind, message: String) -> Fault {
     Fault { kind, message }
+}
+
+fn service_fault(error: &ServiceError) -> Fault {
+    fault(FaultKind::Environment, chain(error))
 }
 
 fn environment_fault(error: EnvironmentError) -> Fault {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_environment::{
     Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
-    OutputStream, Prepared, StagedLayer,
+    OutputStream, Prepared, SharedNetwork, StagedLayer,
 };
 use muster_frameworks::{Ending, EndingStatus, FrameworkCommand, Stream};
 use muster_model::attempt::{Interruption, Timings, Usage};
@@ -58,23 +58,32 @@ pub(super) struct Place {
     pub(super) environment: Arc<dyn Environment>,
     pub(super) target: Arc<TargetSpec>,
     pub(super) layers: Vec<StagedLayer>,
+    /// That of the target's services.
+    pub(super) network: Option<SharedNetwork>,
+    /// By which its services are found; they win over the command's own.
+    pub(super) variables: Vec<(String, String)>,
 }
 
 impl Place {
     /// Makes one.
     pub(super) async fn prepare(&self, command: FrameworkCommand) -> Result<Box<dyn Prepared>, EnvironmentError> {
         let wanted = self.target.limits;
+        let FrameworkCommand { mut command, collect } = command;
+        let is_own = |(name, _): &(String, String)| !self.variables.iter().any(|(other, _)| other == name);
+        command.environment.retain(is_own);
+        command.environment.extend(self.variables.iter().cloned());
         let spec = EnvironmentSpec {
             with_base: self.target.requirements.base != BaseRequest::None,
             layers: self.layers.clone(),
-            command: command.command,
+            command,
             memory_bytes: or_default(wanted.memory_bytes, limits::ENVIRONMENT_MEMORY_BYTES_DEFAULT),
             processes: or_default(wanted.processes, limits::ENVIRONMENT_PROCESSES_DEFAULT),
             output_bytes: or_default(wanted.output_bytes, limits::ENVIRONMENT_OUTPUT_BYTES_DEFAULT),
             profile: wanted.profile,
-            collect: command.collect.into_iter().map(PathBuf::from).collect(),
+            collect: collect.into_iter().map(PathBuf::from).collect(),
             collector: None,
             variables: Default::default(),
+            network: self.network.clone(),
         };
         self.environment.prepare(spec).await
     }

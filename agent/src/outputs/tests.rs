@@ -92,6 +92,7 @@ impl Place {
             collect: Vec::new(),
             collector: Some(collector),
             variables: Default::default(),
+            network: None,
         };
         let prepared = self.sandbox.prepare(spec).await.expect("a place");
         let (sender, mut receiver) = mpsc::channel(16);

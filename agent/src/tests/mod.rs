@@ -13,7 +13,7 @@ use muster_cache::{StoreError, UploadSource};
 use muster_environment::{HostConfig, HostEnvironment};
 use muster_model::attempt::{Assignment, ShardTask, Task, Work};
 use muster_model::platform::{EnvironmentKind, Offer, Requirements};
-use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, TargetPolicy, TargetSpec};
+use muster_model::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, TargetPolicy, TargetSpec};
 use muster_model::{CaseIndex, Epoch};
 use muster_model::{Digest, RunId, TargetIndex};
 
@@ -36,7 +36,7 @@ impl Inputs for Known {
         })
     }
 
-    async fn stage(&self, _target: &TargetSpec) -> Result<StagedInputs, InputError> {
+    async fn stage(&self, _layers: &[Layer]) -> Result<StagedInputs, InputError> {
         Ok(StagedInputs { layers: Vec::new(), fetched_bytes: 1, reused_bytes: 2, trees: Vec::new() })
     }
 
@@ -104,6 +104,7 @@ impl World {
             limits: EnvironmentLimits::default(),
             shards: 0,
             policy: TargetPolicy::default(),
+            services: Vec::new(),
         }
     }
 

@@ -210,6 +210,7 @@ impl<'a> Workspace<'a> {
             limits: suite.limits(),
             shards: 0,
             policy: suite.policy(),
+            services: preparation.services(suite)?,
         })
     }
 

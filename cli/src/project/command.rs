@@ -17,6 +17,7 @@ pub(super) fn describe(suite: &Suite, preparation: &mut Preparation) -> Result<(
         *program = files::lexical_join(&suite.directory, program).display().to_string();
     }
     arguments.extend(suite.plan.settings.arguments.iter().cloned());
+    let services = preparation.services(suite)?;
     preparation.add_target(TargetSpec {
         name: format!("{} (command)", suite.name),
         suite: suite.name.clone(),
@@ -31,6 +32,7 @@ pub(super) fn describe(suite: &Suite, preparation: &mut Preparation) -> Result<(
         limits: suite.limits(),
         shards: suite.plan.shards.max(1),
         policy: suite.policy(),
+        services,
     });
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! framework = "cargo"             # only suites of this framework
 //! data = ["../testdata/**"]       # files that cases see besides their package's own; they may be ignored by git
 //! base = "debian-12-x86_64"       # the base to ask for: a name, "none", or "host" (this host's, the default)
-//! environment = "sandbox"         # or "host"
+//! environment = "sandbox"         # or "host", or the name of an [environment.NAME]: see `environments`
 //! timeout = "90s"                 # wall-clock time of one case: a number of seconds, or a text with ms, s, m or h
 //! retries = 2                     # how often a case that failed alone is tried again
 //! env = { RUST_BACKTRACE = "1" }  # variables that every case sees
@@ -24,6 +24,8 @@
 //!
 //! Keys of `[test.NAME]` outrank those of `[test]`; `env` and `requirements` are joined, `data` is added.
 
+pub(crate) mod environments;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -36,6 +38,7 @@ use muster_model::spec::Profile;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use self::environments::{NamedEnvironment, ServiceSettings};
 use super::error::file_error;
 use super::{ProjectError, SuiteFramework};
 
@@ -51,8 +54,10 @@ pub(crate) struct Settings {
     pub(crate) data: Vec<String>,
     /// `base`.
     pub(crate) base: Option<String>,
-    /// `environment`.
+    /// `environment`, as a kind.
     pub(crate) environment: Option<EnvironmentKind>,
+    /// The services of the environment that it names.
+    pub(crate) services: Vec<ServiceSettings>,
     /// `timeout`.
     pub(crate) timeout: Option<Duration>,
     /// `retries`.
@@ -115,7 +120,7 @@ const COMMON_KEYS: [&str; 13] = [
 /// Keys whose value is a table: a suite can't have such a name.
 const TABLE_KEYS: [&str; 2] = ["env", "requirements"];
 const SUITE_KEYS: [&str; 3] = ["directory", "command", "shards"];
-const ROOT_KEYS: [&str; 1] = ["test"];
+const ROOT_KEYS: [&str; 2] = ["test", "environment"];
 
 impl Configuration {
     /// Reads the file in `directory`; one that is not there says nothing.
@@ -133,14 +138,19 @@ impl Configuration {
     }
 
     fn parse(text: &str) -> Result<Self, ProjectError> {
-        let reader = Reader { text };
+        let mut reader = Reader { text, environments: BTreeMap::new() };
         let document = DeTable::parse(text).map_err(|error| {
             let hint = "see the keys and their forms in the documentation of muster.toml".to_owned();
             reader.error(error.span().unwrap_or(0..0), error.message().to_owned(), hint)
         })?;
         let mut configuration = Self::default();
+        let environments = document.get_ref().iter().find(|(key, _)| key.get_ref() == "environment");
+        if let Some((_, value)) = environments {
+            reader.environments = reader.environments(value)?;
+        }
         for (key, value) in document.get_ref() {
             match key.get_ref().as_ref() {
+                "environment" => {}
                 "test" => reader.test(value, &mut configuration)?,
                 _ => return Err(reader.unknown(key, &ROOT_KEYS)),
             }
@@ -163,6 +173,7 @@ impl Settings {
             framework: self.framework.or(general.framework),
             data,
             base: self.base.or_else(|| general.base.clone()),
+            services: if self.environment.is_some() { self.services } else { general.services.clone() },
             environment: self.environment.or(general.environment),
             timeout: self.timeout.or(general.timeout),
             retries: self.retries.or(general.retries),
@@ -183,6 +194,8 @@ type Value<'a> = Spanned<DeValue<'a>>;
 /// Turns positions into lines and columns.
 struct Reader<'a> {
     text: &'a str,
+    /// By name, once they have been read.
+    environments: BTreeMap<String, NamedEnvironment>,
 }
 
 impl Reader<'_> {
@@ -238,7 +251,11 @@ impl Reader<'_> {
             "framework" => settings.framework = Some(self.framework(value)?),
             "data" => settings.data = self.globs(value)?,
             "base" => settings.base = Some(self.string(value)?),
-            "environment" => settings.environment = Some(self.environment(value)?),
+            "environment" => {
+                let environment = self.environment(value)?;
+                settings.environment = Some(environment.kind);
+                settings.services = environment.services;
+            }
             "timeout" => settings.timeout = Some(self.duration(value)?),
             "retries" => settings.retries = Some(self.number(value, 0)?),
             "env" => settings.environment_variables = self.variables(name, value)?,
@@ -262,11 +279,23 @@ impl Reader<'_> {
         }
     }
 
-    fn environment(&self, value: &Value<'_>) -> Result<EnvironmentKind, ProjectError> {
+    /// A kind, or the name of an `[environment.NAME]`.
+    fn environment(&self, value: &Value<'_>) -> Result<NamedEnvironment, ProjectError> {
+        match value.get_ref().as_str().and_then(|name| self.environments.get(name)) {
+            Some(named) => Ok(named.clone()),
+            None => self.kind(value).map(|kind| NamedEnvironment { kind, ..NamedEnvironment::default() }),
+        }
+    }
+
+    fn kind(&self, value: &Value<'_>) -> Result<EnvironmentKind, ProjectError> {
         match value.get_ref().as_str() {
             Some("sandbox") => Ok(EnvironmentKind::Sandbox),
             Some("host") => Ok(EnvironmentKind::Host),
-            _ => Err(self.expected(value, "\"sandbox\" or \"host\"")),
+            _ if self.environments.is_empty() => Err(self.expected(value, "\"sandbox\" or \"host\"")),
+            _ => {
+                let names: Vec<String> = self.environments.keys().map(|name| format!("{name:?}")).collect();
+                Err(self.expected(value, &format!("\"sandbox\", \"host\" or {}", names.join(" or "))))
+            }
         }
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use muster_model::service::{CloneMode, Probe};
 
 fn complaint(text: &str) -> String {
     let error = Configuration::parse(text).expect_err("it is wrong");
@@ -89,4 +90,67 @@ fn a_suite_may_be_named_like_a_key_whose_value_is_no_table() {
     muster.toml:2:1: `env` is a key, and no suite can have its name
     hint: call the suite something else, as in [test.env-tests]
     ");
+}
+
+const DATABASE: &str = r#"
+    [test]
+    environment = "db"
+    [environment.db.service.web]
+    command = ["web"]
+    after = ["postgres"]
+    ready = { http = "http://localhost:8080/health", interval = "50ms" }
+    [environment.db.service.postgres]
+    command = ["postgres", "-D", "/data"]
+    directory = "/data"
+    setup = ["initdb", "-D", "/data"]
+    data = ["schema/*.sql"]
+    ready = { tcp = 5432, deadline = "5s" }
+    clone = "template-database"
+    export = { DATABASE_URL = "postgresql://{host}:{port}/{database}" }
+    env = { A = "1" }
+    memory = "512MiB"
+    processes = 64
+"#;
+
+#[test]
+fn an_environment_brings_its_services_in_an_order_in_which_they_can_start() {
+    let configuration = Configuration::parse(DATABASE).expect("it is right");
+    let settings = Settings::default().over(&configuration.settings);
+    assert_eq!(settings.environment, Some(EnvironmentKind::Sandbox));
+    let [postgres, web] = settings.services.as_slice() else { panic!("two services") };
+    assert_eq!((postgres.name.as_str(), web.name.as_str()), ("postgres", "web"));
+    assert_eq!((postgres.deadline, web.interval), (Duration::from_secs(5), Duration::from_millis(50)));
+    assert_eq!(web.ready, Probe::Http { port: 8080, path: "/health".into() });
+    assert_eq!((postgres.clone, postgres.memory_bytes), (CloneMode::TemplateDatabase, 512 << 20));
+    let plain = Settings { environment: Some(EnvironmentKind::Sandbox), ..Settings::default() };
+    assert!(plain.over(&configuration.settings).services.is_empty(), "a suite that names another has none of them");
+}
+
+#[test]
+fn what_is_wrong_with_a_service_is_named_with_its_place() {
+    let service = |keys: &str| complaint(&format!("[environment.db.service.a]\n{keys}\n"));
+    insta::assert_snapshot!(service("comand = [\"x\"]"), @r"
+    muster.toml:2:1: unknown key `comand`
+    hint: did you mean `command`?
+    ");
+    insta::assert_snapshot!(service("command = [\"x\"]"), @r"
+    muster.toml:1:25: service `a` has no `ready`
+    hint: add ready = { tcp = PORT }, or one of http, exec and log
+    ");
+    insta::assert_snapshot!(service("command = [\"x\"]\nready = { tcp = 1, log = \"x\" }"), @r"
+    muster.toml:3:1: `ready` needs exactly one of tcp, http, exec and log
+    hint: write ready = { tcp = PORT }
+    ");
+    insta::assert_snapshot!(service("command = [\"x\"]\nready = { tcp = 1 }\nafter = [\"b\"]"), @r"
+    muster.toml:1:25: `a` waits for `b`, which is no service of this environment
+    hint: look at `after`
+    ");
+    insta::assert_snapshot!(service("command = [\"x\"]\nready = { tcp = 1, interval = \"1s\" }"), @r#"
+    muster.toml:3:31: `"1s"` is not a time from 10 ms to 50 ms
+    hint: write a time from 10 ms to 50 ms
+    "#);
+    insta::assert_snapshot!(complaint("[environment.db]\nkind = \"sandbox\"\n[test]\nenvironment = \"bd\"\n"), @r#"
+    muster.toml:4:15: `"bd"` is not "sandbox", "host" or "db"
+    hint: write "sandbox", "host" or "db"
+    "#);
 }

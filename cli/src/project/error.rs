@@ -32,6 +32,12 @@ pub enum ProjectError {
         /// What would be right.
         hint: String,
     },
+    /// A suite has services and is to run on the bare host.
+    #[error("suite {suite} has services, which need a sandbox")]
+    Services {
+        /// The suite's name.
+        suite: String,
+    },
     /// The build failed.
     #[error("{command} failed ({status})")]
     BuildFailed {
@@ -125,6 +131,7 @@ impl ProjectError {
             Self::NoSuite { .. } => Some("leave out --framework to run what is there".into()),
             Self::Configuration { hint, .. } | Self::Start { hint, .. } => Some(hint.clone()),
             Self::BuildFailed { command, .. } => Some(format!("see it fail without Muster: {command}")),
+            Self::Services { .. } => Some("leave out --environment host".into()),
             Self::NoPytest { python } => Some(format!("{} -m pip install pytest", python.display())),
             Self::NoPython { .. } => Some("make one: python3 -m venv .venv && .venv/bin/pip install pytest".into()),
             Self::Library { library, .. } => {

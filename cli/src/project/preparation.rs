@@ -1,12 +1,15 @@
 //! A prepared run in the making: what the suites' modules add to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
-use muster_model::spec::{Layer, TargetSpec};
+use muster_model::platform::EnvironmentKind;
+use muster_model::service::ServiceSpec;
+use muster_model::spec::{CommandSpec, EnvironmentLimits, Layer, TargetSpec};
 use muster_model::{Digest, limits};
 
+use super::config::environments::ServiceSettings;
 use super::elf::add_libraries;
 use super::layer::LayerBuilder;
 use super::stat_cache::{StatCache, Wanted};
@@ -92,6 +95,50 @@ impl Preparation {
         let layer = if layer.is_empty() { None } else { Some(self.finish_layer(layer)?) };
         self.data_layers.insert(suite.name.clone(), layer.clone());
         Ok(layer)
+    }
+
+    /// The services of the suite's environment.
+    pub(crate) fn services(&mut self, suite: &Suite) -> Result<Vec<ServiceSpec>, ProjectError> {
+        let settings = &suite.plan.settings;
+        if !settings.services.is_empty() && settings.environment == Some(EnvironmentKind::Host) {
+            return Err(ProjectError::Services { suite: suite.name.clone() });
+        }
+        settings.services.iter().map(|service| self.service(suite, service)).collect()
+    }
+
+    fn service(&mut self, suite: &Suite, service: &ServiceSettings) -> Result<ServiceSpec, ProjectError> {
+        let mut layer = LayerBuilder::new("data");
+        for glob in files::add_data(&mut layer, &self.root, &service.data)? {
+            self.notice(format!("data `{glob}` of service {} matches nothing", service.name));
+        }
+        let base = suite.requirements().base;
+        add_libraries(&mut layer, None, &|path| base::is_shown(&base, path))?;
+        let layers = if layer.is_empty() { Vec::new() } else { vec![self.finish_layer(layer)?] };
+        let pairs = |pairs: &BTreeMap<String, String>| pairs.clone().into_iter().collect();
+        let working_directory = if service.directory.is_empty() { "/tmp" } else { &service.directory };
+        Ok(ServiceSpec {
+            name: service.name.clone(),
+            command: CommandSpec {
+                arguments: service.command.clone(),
+                environment: pairs(&service.environment_variables),
+                working_directory: working_directory.to_owned(),
+            },
+            layers,
+            setup: service.setup.clone(),
+            data: service.directory.clone(),
+            ready: service.ready.clone(),
+            deadline: service.deadline,
+            interval: service.interval,
+            after: service.after.clone(),
+            clone: service.clone,
+            export: pairs(&service.export),
+            limits: EnvironmentLimits {
+                memory_bytes: service.memory_bytes,
+                processes: service.processes,
+                profile: suite.limits().profile,
+                ..EnvironmentLimits::default()
+            },
+        })
     }
 
     /// Everything, in order; the stat cache is written back.

@@ -43,6 +43,7 @@ pub(super) fn describe(suite: &Suite, preparation: &mut Preparation) -> Result<(
     }
     let own = suite.directory.strip_prefix(&suite.root).unwrap_or(&suite.directory);
     let place = if own.as_os_str().is_empty() { Path::new(".") } else { own };
+    let services = preparation.services(suite)?;
     preparation.add_target(TargetSpec {
         name: format!("{} (pytest)", place.display()),
         suite: suite.name.clone(),
@@ -59,6 +60,7 @@ pub(super) fn describe(suite: &Suite, preparation: &mut Preparation) -> Result<(
         limits: suite.limits(),
         shards: 0,
         policy: suite.policy(),
+        services,
     });
     Ok(())
 }

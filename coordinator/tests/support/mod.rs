@@ -242,6 +242,7 @@ pub fn target(name: &str) -> TargetSpec {
         limits: EnvironmentLimits::default(),
         shards: 0,
         policy: TargetPolicy::default(),
+        services: Vec::new(),
     }
 }
 

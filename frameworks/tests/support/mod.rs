@@ -42,6 +42,7 @@ pub(crate) fn target(kind: FrameworkKind, arguments: &[&str], directory: &Path) 
         limits: EnvironmentLimits::default(),
         shards: 1,
         policy: TargetPolicy::default(),
+        services: Vec::new(),
     }
 }
 

@@ -5,10 +5,7 @@ use core::time::Duration;
 use muster_model::Digest;
 use muster_model::limits;
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements};
-use muster_model::spec::{
-    CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, Profile, RunPolicy, RunSpec, TargetPolicy,
-    TargetSpec,
-};
+use muster_model::spec::{CommandSpec, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec};
 
 use super::{ConvertError, at_most, required};
 use crate::v1;
@@ -134,47 +131,38 @@ pub(super) fn offer_to_model(report: &v1::AgentReport) -> Result<Offer, ConvertE
     })
 }
 
+impl From<&CommandSpec> for v1::CommandSpec {
+    fn from(command: &CommandSpec) -> Self {
+        let pairs = command.environment.iter();
+        Self {
+            arguments: command.arguments.clone(),
+            environment: pairs.map(|(key, value)| v1::Property { key: key.clone(), value: value.clone() }).collect(),
+            working_directory: command.working_directory.clone(),
+        }
+    }
+}
+
+/// A layer as the wire has it.
+pub(super) fn layer_to_wire(layer: &Layer) -> v1::Layer {
+    v1::Layer { root: Some(layer.root.into()), mount_path: layer.mount_path.clone(), purpose: layer.purpose.clone() }
+}
+
 impl From<&TargetSpec> for v1::TargetSpec {
     fn from(target: &TargetSpec) -> Self {
         Self {
             name: target.name.clone(),
             suite: target.suite.clone(),
             framework: v1::FrameworkKind::from(target.framework).into(),
-            command: Some(v1::CommandSpec {
-                arguments: target.command.arguments.clone(),
-                environment: target
-                    .command
-                    .environment
-                    .iter()
-                    .map(|(key, value)| v1::Property { key: key.clone(), value: value.clone() })
-                    .collect(),
-                working_directory: target.command.working_directory.clone(),
-            }),
-            layers: target
-                .layers
-                .iter()
-                .map(|layer| v1::Layer {
-                    root: Some(layer.root.into()),
-                    mount_path: layer.mount_path.clone(),
-                    purpose: layer.purpose.clone(),
-                })
-                .collect(),
+            command: Some((&target.command).into()),
+            layers: target.layers.iter().map(layer_to_wire).collect(),
             requirements: Some((&target.requirements).into()),
-            limits: Some(v1::EnvironmentLimits {
-                memory_bytes: target.limits.memory_bytes,
-                processes: target.limits.processes,
-                output_bytes: target.limits.output_bytes,
-                profile: match target.limits.profile {
-                    Profile::Strict => v1::Profile::Strict,
-                    Profile::Debug => v1::Profile::Debug,
-                }
-                .into(),
-            }),
+            limits: Some((&target.limits).into()),
             shards: target.shards,
             policy: (target.policy != TargetPolicy::default()).then(|| v1::TargetPolicy {
                 retries: target.policy.retries,
                 case_timeout_ms: target.policy.case_timeout.map(milliseconds),
             }),
+            services: target.services.iter().map(Into::into).collect(),
         }
     }
 }
@@ -188,7 +176,6 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
         }
         at_most("target.layers", target.layers.len(), limits::LAYERS_PER_TARGET_MAX)?;
         at_most("target.shards", target.shards as usize, limits::CASES_PER_TARGET_MAX)?;
-        let limits = target.limits.unwrap_or_default();
         let policy = target.policy.unwrap_or_default();
         if policy.case_timeout_ms == Some(0) {
             return Err(ConvertError::new("target.policy.case_timeout_ms", "must be at least 1"));
@@ -200,35 +187,23 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
             command: command(required("target.command", target.command.as_ref())?)?,
             layers: target.layers.iter().map(layer).collect::<Result<_, _>>()?,
             requirements: required("target.requirements", target.requirements.as_ref())?.try_into()?,
-            limits: EnvironmentLimits {
-                memory_bytes: limits.memory_bytes,
-                processes: limits.processes,
-                output_bytes: limits.output_bytes,
-                profile: profile(limits.profile)?,
-            },
+            limits: target.limits.unwrap_or_default().try_into()?,
             shards: target.shards,
             policy: TargetPolicy {
                 retries: policy.retries,
                 case_timeout: policy.case_timeout_ms.map(Duration::from_millis),
             },
+            services: super::service::services(&target.services)?,
         })
     }
 }
 
-fn profile(value: i32) -> Result<Profile, ConvertError> {
-    match v1::Profile::try_from(value) {
-        Ok(v1::Profile::Unspecified | v1::Profile::Strict) => Ok(Profile::Strict),
-        Ok(v1::Profile::Debug) => Ok(Profile::Debug),
-        Err(_) => Err(ConvertError::new("target.limits.profile", "is unknown")),
-    }
-}
-
 /// Rounded up, so that the shortest time does not become none.
-fn milliseconds(time: Duration) -> u64 {
+pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-fn command(command: &v1::CommandSpec) -> Result<CommandSpec, ConvertError> {
+pub(super) fn command(command: &v1::CommandSpec) -> Result<CommandSpec, ConvertError> {
     let texts = command.arguments.iter().chain([&command.working_directory]);
     let pairs = command.environment.iter().flat_map(|pair| [&pair.key, &pair.value]);
     if texts.chain(pairs).any(|text| text.contains('\0')) {
@@ -250,7 +225,7 @@ fn command(command: &v1::CommandSpec) -> Result<CommandSpec, ConvertError> {
     })
 }
 
-fn layer(layer: &v1::Layer) -> Result<Layer, ConvertError> {
+pub(super) fn layer(layer: &v1::Layer) -> Result<Layer, ConvertError> {
     if !is_absolute_and_plain(&layer.mount_path) || layer.mount_path.contains('\0') {
         return Err(ConvertError::new("layer.mount_path", "must be an absolute path without `.` or `..`"));
     }
@@ -261,7 +236,7 @@ fn layer(layer: &v1::Layer) -> Result<Layer, ConvertError> {
     })
 }
 
-fn is_absolute_and_plain(path: &str) -> bool {
+pub(super) fn is_absolute_and_plain(path: &str) -> bool {
     path.starts_with('/') && !path.split('/').any(|component| component == "." || component == "..")
 }
 

@@ -5,6 +5,7 @@ use core::time::Duration;
 use muster_model::attempt::{AttemptReport, AttemptResult, CaseReport, DiscoveredCase, Interruption, Timings, Usage};
 use muster_model::outcome::{Fault, FaultKind, Verdict};
 use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Properties, Requirements};
+use muster_model::service::{CloneMode, Probe, ServiceSpec};
 use muster_model::spec::{
     CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, Profile, RunPolicy, RunSpec, TargetPolicy,
     TargetSpec,
@@ -34,6 +35,38 @@ fn target(name: &str) -> TargetSpec {
         limits: EnvironmentLimits { memory_bytes: 1, processes: 2, output_bytes: 3, profile: Profile::Debug },
         shards: 0,
         policy: TargetPolicy { retries: Some(0), case_timeout: Some(Duration::from_millis(1)) },
+        services: vec![
+            service("cache", Probe::Log("Ready".into())),
+            ServiceSpec {
+                after: vec!["cache".into()],
+                clone: CloneMode::TemplateDatabase,
+                setup: vec!["initdb".into()],
+                ..service("database", Probe::Tcp(5432))
+            },
+            service("site", Probe::Http { port: 80, path: "/".into() }),
+            service("queue", Probe::Exec(vec!["ask".into()])),
+        ],
+    }
+}
+
+fn service(name: &str, ready: Probe) -> ServiceSpec {
+    ServiceSpec {
+        name: name.into(),
+        command: CommandSpec {
+            arguments: vec!["server".into()],
+            environment: vec![("A".into(), "1".into())],
+            working_directory: "/".into(),
+        },
+        layers: vec![Layer { root: Digest::of(b"service"), mount_path: "/".into(), purpose: "data".into() }],
+        setup: Vec::new(),
+        data: "/data".into(),
+        ready,
+        deadline: Duration::from_secs(5),
+        interval: Duration::from_millis(20),
+        after: Vec::new(),
+        clone: CloneMode::CopyOnWrite,
+        export: vec![("URL".into(), "{host}:{port}".into())],
+        limits: EnvironmentLimits { memory_bytes: 1, processes: 2, output_bytes: 3, profile: Profile::Strict },
     }
 }
 
@@ -57,6 +90,18 @@ fn what_is_wrong_with_a_run_is_named() {
         (|run| run.targets[0].framework = 99, "framework: is not a known kind"),
         (|run| run.targets[0].command = None, "target.command: is missing"),
         (|run| run.policy = None, "run.policy: is missing"),
+        (|run| run.targets[0].services.swap(0, 1), "service.after: no service before this one is named \"cache\""),
+        (|run| run.targets[0].services[1].name = "cache".into(), "service.name: two are named \"cache\""),
+        (
+            |run| run.targets[0].services[1].data.clear(),
+            "service.data: must be an absolute path below `/`, without `.` or `..`",
+        ),
+        (|run| run.targets[0].services[0].ready = None, "service.ready: is missing"),
+        (|run| run.targets[0].services[0].interval_ms = 1, "service.interval_ms: must be from 10 to 50"),
+        (
+            |run| run.targets[0].services[0].clone = v1::CloneMode::TemplateDatabase.into(),
+            "service.clone: needs a service that is ready by tcp",
+        ),
         (
             |run| run.targets[0].layers[0].mount_path = "/a/../b".into(),
             "layer.mount_path: must be an absolute path without `.` or `..`",

@@ -23,6 +23,7 @@ async fn run_script(script: &str, collect: &[&str]) -> (Exit, String) {
         collect: collect.iter().map(Into::into).collect(),
         collector: None,
         variables: Default::default(),
+        network: None,
     };
     let prepared = driver.prepare(spec).await.expect("a place");
     let (sender, mut receiver) = mpsc::channel(16);

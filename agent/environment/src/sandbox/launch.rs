@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use muster_model::limits;
@@ -27,6 +28,8 @@ pub(super) struct LaunchScripts {
     pub(super) leave: SealedScript,
     /// Makes what every sandbox shares.
     pub(super) furnish: SealedScript,
+    /// It goes into namespaces that are there, whose identity is mapped already.
+    pub(super) is_joined: bool,
 }
 
 impl LaunchScripts {
@@ -38,11 +41,23 @@ impl LaunchScripts {
     pub(super) fn new(host: &Host<'_>) -> Result<Self, EnvironmentError> {
         let sealed = |error: io::Error| super::step("write a script", error);
         let program = program().map_err(|error| super::step("write the launcher's program", error))?;
-        Ok(Self { program, leave: leave().seal().map_err(sealed)?, furnish: furnish(host)?.seal().map_err(sealed)? })
+        let leave = leave(None).seal().map_err(sealed)?;
+        Ok(Self { program, leave, furnish: furnish(host)?.seal().map_err(sealed)?, is_joined: false })
+    }
+
+    /// Scripts for launchers that go into a user and a network namespace that are there, in this order; the agent holds them open.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub(super) fn joining(host: &Host<'_>, namespaces: &[OwnedFd; 2]) -> Result<Self, EnvironmentError> {
+        let sealed = |error: io::Error| super::step("write a script", error);
+        let leave = leave(Some(namespaces)).seal().map_err(sealed)?;
+        Ok(Self { leave, is_joined: true, ..Self::new(host)? })
     }
 }
 
-fn leave() -> Script {
+fn leave(joined: Option<&[OwnedFd; 2]>) -> Script {
     let mut script = Script::default();
     let none = Argument::Value(0);
     let empty_set = script.bytes(&[0; 8]);
@@ -63,14 +78,31 @@ fn leave() -> Script {
     let arguments = [3.into(), Argument::Value(u32::MAX.into()), none];
     script.call("close what is open", libc::SYS_close_range, arguments);
     // Each sandbox gets mounts, processes and System V objects of its own besides. The control groups are seen from the slot's own.
-    let namespaces = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWCGROUP;
+    let own = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWCGROUP;
+    let namespaces = match joined {
+        Some(joined) => {
+            join(&mut script, joined);
+            own
+        }
+        None => own | libc::CLONE_NEWUSER | libc::CLONE_NEWNET,
+    };
     script.call(UNSHARE, libc::SYS_unshare, [namespaces.into()]);
     script
+}
+
+/// Enters a user namespace, which gives the rights over it, and then its network. Both are opened before: afterwards, the agent's descriptors are
+/// out of reach.
+fn join(script: &mut Script, namespaces: &[OwnedFd; 2]) {
+    let step = "enter the network";
+    let opened = namespaces.each_ref().map(|namespace| {
+        let path = script.text(&format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()));
+        script.call(step, libc::SYS_openat, [libc::AT_FDCWD.into(), path, (libc::O_RDONLY | libc::O_CLOEXEC).into()]);
+        script.keep()
+    });
+    for (namespace, kind) in opened.into_iter().zip([libc::CLONE_NEWUSER, libc::CLONE_NEWNET]) {
+        script.call(step, libc::SYS_setns, [namespace, kind.into()]);
+        script.call(step, libc::SYS_close, [namespace]);
+    }
 }
 
 /// The step that fails where user namespaces are forbidden.

@@ -77,6 +77,8 @@ pub(super) struct Launcher {
     /// `None` only while it is dropped.
     control: Option<OwnedFd>,
     places: u32,
+    /// Its network is others' too.
+    is_joined: bool,
 }
 
 /// The program in a sealed file in memory: it can't be changed, and nothing that runs from it leads to a file of the host.
@@ -105,11 +107,13 @@ impl Launcher {
         let mut command = Command::new(path);
         command.env_clear().current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(failed)?;
-        let mut launcher = Self { child, control: Some(control), places: 0 };
+        let mut launcher = Self { child, control: Some(control), places: 0, is_joined: scripts.is_joined };
         let id = launcher.child.id();
         group.enter(id).map_err(|error| step("limit memory and processes", error))?;
         launcher.play(&scripts.leave)?;
-        write_maps(id, identity).map_err(|error| step("map the program's user", error))?;
+        if !scripts.is_joined {
+            write_maps(id, identity).map_err(|error| step("map the program's user", error))?;
+        }
         launcher.play(&scripts.furnish)?;
         Ok(launcher)
     }
@@ -174,12 +178,40 @@ impl Launcher {
         Ok(Reaped { cpu: Duration::from_nanos(answer.cpu_nanoseconds) })
     }
 
-    /// Replaces the network if it was used, and tells whether it was.
+    /// The user and the network namespace that it lives in, in this order.
+    ///
+    /// # Errors
+    ///
+    /// When it is dead.
+    pub(super) fn namespaces(&self) -> io::Result<[OwnedFd; 2]> {
+        let open = |name| File::open(format!("/proc/{}/ns/{name}", self.child.id())).map(OwnedFd::from);
+        Ok([open("user")?, open("net")?])
+    }
+
+    /// A socket that is connected to a port of its loopback, or about to be; it does not block.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens, or the launcher is dead.
+    pub(super) fn connect(&self, port: u16) -> io::Result<OwnedFd> {
+        send(self.control()?, &Request { kind: RequestKind::Connect as u32, place: port.into() }, &[])?;
+        let answer = receive::<Answer>(self.control()?)?;
+        let (answer, descriptors) = answer.ok_or_else(|| io::Error::other("the launcher died"))?;
+        match (answer.errno, descriptors.into_iter().next()) {
+            (0, Some(socket)) => Ok(socket),
+            (errno, _) => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// Replaces the network if it was used, and tells whether it was. A network that others share stays as it is.
     ///
     /// # Errors
     ///
     /// When it can't be replaced; the launcher is of no use then.
     pub(super) fn renew(&mut self) -> io::Result<bool> {
+        if self.is_joined {
+            return Ok(false);
+        }
         let answer = self.ask(RequestKind::Renew, 0, &[])?;
         match answer.errno {
             0 => Ok(answer.renewed != 0),

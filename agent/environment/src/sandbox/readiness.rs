@@ -49,6 +49,7 @@ fn probe(driver: &SandboxEnvironment) -> Result<ExitStatus, EnvironmentError> {
         collect: Vec::new(),
         collector: None,
         variables: Default::default(),
+        network: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| super::step("start a runtime", error))?;

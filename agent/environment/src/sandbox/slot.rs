@@ -5,6 +5,7 @@
 //! program could have changed is used again; what is, says [`launch`](super::launch): mounts that can't be written, an empty network, a name.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::pin::pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -118,6 +119,8 @@ fn numbers(plan: &Plan) -> io::Result<Vec<(u64, u64)>> {
 enum Request {
     Make(Arc<Plan>, oneshot::Sender<Result<Made, EnvironmentError>>),
     Reap(u32, oneshot::Sender<io::Result<Reaped>>),
+    Connect(u16, oneshot::Sender<io::Result<OwnedFd>>),
+    Namespaces(oneshot::Sender<io::Result<[OwnedFd; 2]>>),
     /// Makes the slot ready for its next use and puts it among the free ones.
     Retire {
         place: u32,
@@ -151,6 +154,24 @@ impl Slot {
         Ok(Self { requests, group, ahead: None })
     }
 
+    /// See [`Launcher::namespaces`].
+    ///
+    /// # Errors
+    ///
+    /// When the launcher is dead.
+    pub(super) async fn namespaces(&self) -> Result<[OwnedFd; 2], EnvironmentError> {
+        self.ask(Request::Namespaces).await?.map_err(|error| step("find the launcher's network", error))
+    }
+
+    /// See [`Launcher::connect`].
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens, or the launcher is dead.
+    pub(super) async fn connect(&self, port: u16) -> io::Result<OwnedFd> {
+        self.ask(|reply| Request::Connect(port, reply)).await.map_err(io::Error::other)?
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, EnvironmentError> {
         let (reply, answer) = oneshot::channel();
         let gone = || step("talk to the launcher", io::Error::other("its thread has ended"));
@@ -168,6 +189,12 @@ fn serve(mut launcher: Launcher, requests: &Receiver<Request>, group: SharedGrou
             }
             Request::Reap(place, reply) => {
                 let _ = reply.send(launcher.reap(place));
+            }
+            Request::Connect(port, reply) => {
+                let _ = reply.send(launcher.connect(port));
+            }
+            Request::Namespaces(reply) => {
+                let _ = reply.send(launcher.namespaces());
             }
             Request::Retire { place, again, mut slot, free } => {
                 let ready = make_ready(&mut launcher, place, again);

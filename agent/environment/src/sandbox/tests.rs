@@ -18,6 +18,7 @@ fn shell(script: &str) -> EnvironmentSpec {
         collect: Vec::new(),
         collector: None,
         variables: Default::default(),
+        network: None,
     }
 }
 

@@ -105,6 +105,7 @@ pub(crate) fn program(arguments: &[&str]) -> EnvironmentSpec {
         collect: Vec::<PathBuf>::new(),
         collector: None,
         variables: Default::default(),
+        network: None,
     }
 }
 
