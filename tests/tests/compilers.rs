@@ -106,7 +106,7 @@ struct Sccache {
 
 impl Sccache {
     /// Configured as the page says, for a project in `directory`.
-    fn start(place: &Place, name: &str, directory: &Path, address: &str) -> Self {
+    fn configured(place: &Place, name: &str, directory: &Path, address: &str) -> Self {
         let mut environment = BTreeMap::new();
         for line in page::block("sccache", "Configuration", address).lines() {
             let (name, value) = line.strip_prefix("export ").and_then(|line| line.split_once('=')).expect("an export");
@@ -116,7 +116,12 @@ impl Sccache {
         environment.insert("SCCACHE_SERVER_UDS".into(), socket.display().to_string());
         // The page says `sccache`, as it is found in a PATH.
         environment.insert("RUSTC_WRAPPER".into(), prepared("sccache").display().to_string());
-        let sccache = Self { environment };
+        Self { environment }
+    }
+
+    /// Configured, and its server started.
+    fn start(place: &Place, name: &str, directory: &Path, address: &str) -> Self {
+        let sccache = Self::configured(place, name, directory, address);
         sccache.run(&["--start-server"]);
         sccache
     }
@@ -128,14 +133,18 @@ impl Sccache {
     /// Hits and misses since the server was started.
     fn counts(&self) -> (u64, u64) {
         let shown: Value = serde_json::from_str(&self.run(&["--show-stats", "--stats-format=json"])).expect("JSON");
-        let sum = |name: &str| {
-            let counts = shown["stats"][name]["counts"].as_object().expect("counts");
-            counts.values().filter_map(Value::as_u64).sum()
-        };
-        let errors = shown["stats"]["cache_errors"]["counts"].as_object().map_or(0, serde_json::Map::len);
-        assert_eq!(errors, 0, "{shown:#}");
-        (sum("cache_hits"), sum("cache_misses"))
+        hits_and_misses(&shown)
     }
+}
+
+fn hits_and_misses(shown: &Value) -> (u64, u64) {
+    let sum = |name: &str| {
+        let counts = shown["stats"][name]["counts"].as_object().expect("counts");
+        counts.values().filter_map(Value::as_u64).sum()
+    };
+    let errors = shown["stats"]["cache_errors"]["counts"].as_object().map_or(0, serde_json::Map::len);
+    assert_eq!(errors, 0, "{shown:#}");
+    (sum("cache_hits"), sum("cache_misses"))
 }
 
 impl Drop for Sccache {
@@ -179,6 +188,9 @@ fn own_sources(destination: &Path) {
     }
 }
 
+/// A build of one crate with all that it needs, as a checkout's user starts it.
+const BUILD: [&str; 6] = ["cargo", "build", "--offline", "--locked", "-p", "muster-model"];
+
 #[test]
 fn sccache_finds_all_of_a_rust_project_the_second_time_and_its_dependencies_from_a_second_directory() {
     let place = Place::empty();
@@ -191,8 +203,8 @@ fn sccache_finds_all_of_a_rust_project_the_second_time_and_its_dependencies_from
         }
         let _ = std::fs::remove_dir_all(directory.join("target"));
         let sccache = Sccache::start(&place, &format!("rust-{round}"), &directory, &fleet.address);
-        let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--offline", "--locked", "-p", "muster-model"]).current_dir(&directory);
+        let mut cargo = Command::new(BUILD[0]);
+        cargo.args(&BUILD[1..]).current_dir(&directory);
         // A variable of cargo's own is part of sccache's keys; a checkout's default is below the checkout.
         run(cargo.envs(&sccache.environment).env_remove("CARGO_TARGET_DIR"));
         let (hits, misses) = sccache.counts();
@@ -205,6 +217,40 @@ fn sccache_finds_all_of_a_rust_project_the_second_time_and_its_dependencies_from
             1 => assert_eq!((hits, misses), (all, 0), "the same directory"),
             // The crate itself, and one that includes what its build script wrote, hold the checkout's path.
             _ => assert_eq!((hits, misses), (all - 2, 2), "a second directory"),
+        }
+    }
+}
+
+/// The page's command shows every checkout at one path, to the compiler and to sccache's server.
+#[test]
+fn sccache_finds_all_of_a_rust_project_from_a_second_directory_that_is_shown_at_the_same_path() {
+    let place = Place::empty();
+    let fleet = Fleet::start(&place, 0);
+    let mut all = 0;
+    for (round, directory) in ["one", "two"].into_iter().enumerate() {
+        let directory = place.beside(directory);
+        own_sources(&directory);
+        let sccache = Sccache::configured(&place, &format!("shown-{round}"), Path::new("/mnt"), &fleet.address);
+        let script = page::block("sccache", "Rust from any directory", &fleet.address);
+        // Its statistics end with its server, which ends with the command.
+        let program = prepared("sccache");
+        let build = format!("{}; {program:?} --show-stats --stats-format=json >&2", BUILD.join(" "));
+        let script = script.replace("sccache", &program.display().to_string()).replace("cargo build", &build);
+        let mut command = Command::new("sh");
+        command.args(["-ec", &script]).current_dir(&directory).envs(&sccache.environment);
+        let output = command.env_remove("CARGO_TARGET_DIR").output().expect("sh starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}\n{errors}");
+        let shown =
+            errors.find("{\n").or_else(|| errors.find("{\"")).map(|start| &errors[start..]).expect("statistics");
+        let shown = serde_json::Deserializer::from_str(shown).into_iter().next().expect("a value").expect("JSON");
+        let (hits, misses) = hits_and_misses(&shown);
+        if round == 0 {
+            assert_eq!(hits, 0);
+            all = misses;
+            assert!(all > 10, "only {all} compilations");
+        } else {
+            assert_eq!((hits, misses), (all, 0), "a second directory");
         }
     }
 }
