@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use muster_cache::Trouble;
 use muster_model::Epoch;
 use muster_proto::v1;
 use prost::Message;
@@ -94,7 +95,10 @@ fn serve(mut file: SpoolFile, mut requests: mpsc::Receiver<Request>) {
         }
         let result = file.append(&appended, !waiting.is_empty());
         if let Err(error) = &result {
-            tracing::error!(%error, path = %file.path.display(), "cannot write to the spool");
+            static NOT_WRITTEN: Trouble = Trouble::new();
+            NOT_WRITTEN.tell(
+                |untold| tracing::error!(%error, path = %file.path.display(), untold, "cannot write to the spool"),
+            );
         }
         for done in waiting {
             // io::Error can't be cloned; its kind and words can.

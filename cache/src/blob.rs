@@ -13,9 +13,9 @@ use futures_util::{Stream, StreamExt};
 use muster_model::Digest;
 use muster_model::limits::CHUNK_BYTES_MAX;
 
-use crate::StoreError;
 use crate::files::{Files, RealFiles, StoreFile};
 use crate::hash::{Hasher, digest_of};
+use crate::{StoreError, Trouble};
 
 /// Bytes, a file or a stream of a known digest, that yields nothing it has not checked.
 ///
@@ -291,7 +291,8 @@ impl Drop for Partial {
         if let Some(path) = self.path.take()
             && let Err(error) = self.files.unlink(&path)
         {
-            tracing::warn!(path = %path.display(), %error, "cannot remove a partial file");
+            static STAYS: Trouble = Trouble::new();
+            STAYS.tell(|untold| tracing::warn!(path = %path.display(), %error, untold, "cannot remove a partial file"));
         }
     }
 }

@@ -15,6 +15,7 @@ mod record;
 mod remote;
 mod singleflight;
 mod stage;
+mod trouble;
 
 pub mod tree;
 
@@ -33,6 +34,7 @@ pub use read_through::{Fetch, FetchStats, ReadThrough};
 pub use record::{ActionRecord, DivergentRecord, Recorded};
 pub use remote::{RemoteStore, UploadSource, UploadStats};
 pub use stage::{Ground, StagedTree, Stager};
+pub use trouble::Trouble;
 
 /// Blobs by digest.
 #[async_trait]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use muster_cache::{ActionCache, ActionRecord};
+use muster_cache::{ActionCache, ActionRecord, Trouble};
 use muster_model::key::ActionKey;
 use muster_model::{RunId, limits};
 use tokio::sync::mpsc;
@@ -36,7 +36,9 @@ pub(crate) async fn keep_results(
             && let Err(error) = actions.put(records).await
         {
             // The cache may forget: the cases will be run again.
-            tracing::warn!(error = &error as &dyn std::error::Error, "results were not cached");
+            static NOT_CACHED: Trouble = Trouble::new();
+            let error = &error as &dyn std::error::Error;
+            NOT_CACHED.tell(|untold| tracing::warn!(error, untold, "results were not cached"));
         }
         for (run, sequence) in finished {
             watchers.publish(run, sequence);

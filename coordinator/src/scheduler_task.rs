@@ -321,12 +321,20 @@ impl SchedulerTask {
 
     /// Adds an event to a run without telling watchers yet.
     fn record_event(&mut self, run: RunId, event: v1::run_event::Event) -> u64 {
-        let Some(open) = self.runs.get_mut(&run) else { return 0 };
+        let (sequence, event) = self.number_event(run, event);
+        if sequence > 0 {
+            self.append(Record::Event { run, sequence, event });
+        }
+        sequence
+    }
+
+    /// An event as the ledger keeps it, with its number, which is 0 when the run is not open.
+    fn number_event(&mut self, run: RunId, event: v1::run_event::Event) -> (u64, Vec<u8>) {
+        let Some(open) = self.runs.get_mut(&run) else { return (0, Vec::new()) };
         open.last_sequence += 1;
         let sequence = open.last_sequence;
         let event = v1::RunEvent { sequence, at_unix_ms: self.surroundings.clock.unix_ms(), event: Some(event) };
-        self.append(Record::Event { run, sequence, event: event.encode_to_vec() });
-        sequence
+        (sequence, event.encode_to_vec())
     }
 
     fn perform(&mut self, effect: Effect) {

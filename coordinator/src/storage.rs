@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use muster_cache::{ActionCache, Blob, BlobStore, DiskConfig, DiskStore, StoreError};
+use muster_cache::{ActionCache, Blob, BlobStore, DiskConfig, DiskStore, StoreError, Trouble};
 use muster_model::Digest;
 use muster_proto::v1;
 use tonic::Status;
@@ -54,6 +54,12 @@ impl Storage {
     }
 }
 
+/// Says in the log why the store failed: paths and causes are for the operator, and a client may come again at once.
+pub(crate) fn tell_failed(error: &StoreError) {
+    static FAILED: Trouble = Trouble::new();
+    FAILED.tell(|untold| tracing::error!(error = error as &dyn std::error::Error, untold, "the store failed"));
+}
+
 /// What a client is told of a store's trouble.
 pub(crate) fn status(error: &StoreError) -> Status {
     match error {
@@ -62,7 +68,7 @@ pub(crate) fn status(error: &StoreError) -> Status {
         StoreError::NotFound(_) | StoreError::Corrupt(_) => Status::failed_precondition(error.to_string()),
         StoreError::Closed => Status::unavailable("the coordinator is stopping"),
         _ => {
-            tracing::error!(error = error as &dyn std::error::Error, "the store failed");
+            tell_failed(error);
             Status::internal("the coordinator's store failed; its log says why")
         }
     }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -260,6 +261,15 @@ impl Program {
         nix::sys::signal::kill(process, signal).expect("the process is there");
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be waited for.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
     /// Waits until it ends by itself.
     ///
     /// # Panics
@@ -380,7 +390,20 @@ impl Fleet {
 
     /// Starts the coordinator, again on the same address and data.
     pub fn start_coordinator(&mut self) {
-        let mut command = Command::new(binary("muster-coordinator"));
+        self.start_coordinator_under(&[]);
+    }
+
+    /// The same, started by another program that takes a command line behind its own and becomes it.
+    pub fn start_coordinator_under(&mut self, starter: &[String]) {
+        let coordinator = binary("muster-coordinator");
+        let mut command = match starter {
+            [] => Command::new(coordinator),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(coordinator);
+                command
+            }
+        };
         command.args(["--listen", &self.address, "--data"]).arg(self.directory.join("coordinator"));
         command.args(&self.arguments);
         command.stdout(self.log("coordinator")).stderr(self.log("coordinator"));
@@ -394,7 +417,19 @@ impl Fleet {
 
     /// Starts one more agent that reaches the coordinator at another URL.
     pub fn start_agent_at(&mut self, url: &str, arguments: &[&str]) {
-        let name = format!("agent-{}", self.agents.len());
+        let agent = self.agent(self.agents.len(), url, arguments);
+        self.agents.push(agent);
+    }
+
+    /// Kills an agent and starts it again on its data, with more arguments.
+    pub fn restart_agent(&mut self, number: usize, arguments: &[&str]) {
+        drop(self.agents.remove(number));
+        let agent = self.agent(number, &self.url(), arguments);
+        self.agents.insert(number, agent);
+    }
+
+    fn agent(&self, number: usize, url: &str, arguments: &[&str]) -> Program {
+        let name = format!("agent-{number}");
         let mut command = Command::new(binary("muster-agent"));
         command.args(["--coordinator", url, "--name", &name, "--data"]).arg(self.directory.join(&name));
         if !arguments.contains(&"--slots") {
@@ -402,7 +437,7 @@ impl Fleet {
         }
         command.args(arguments).env("XDG_CACHE_HOME", shared_cache());
         command.stdout(self.log(&name)).stderr(self.log(&name));
-        self.agents.push(Program::start(command));
+        Program::start(command)
     }
 
     /// What `muster fleet status` says; null while nobody answers.
@@ -465,22 +500,35 @@ pub fn start_until(mut command: Command, mut seen: impl FnMut(&Value) -> bool) -
             break;
         }
     }
+    let events = Arc::new(Mutex::new(events));
+    let collected = events.clone();
     let reader = std::thread::spawn(move || {
-        let rest = lines.map(|line| serde_json::from_str(&line.expect("is readable")).expect("is JSON"));
-        events.extend(rest);
-        events
+        for line in lines {
+            let event = serde_json::from_str(&line.expect("is readable")).expect("is JSON");
+            collected.lock().expect("nobody panics with it").push(event);
+        }
     });
-    Running { program: Program { child }, reader }
+    Running { program: Program { child }, reader, events }
 }
 
 /// A `muster test` that is under way.
 pub struct Running {
     /// The program.
     pub program: Program,
-    reader: std::thread::JoinHandle<Vec<Value>>,
+    reader: std::thread::JoinHandle<()>,
+    events: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Running {
+    /// What it said so far.
+    ///
+    /// # Panics
+    ///
+    /// When its output can't be read.
+    pub fn seen(&self) -> Vec<Value> {
+        self.events.lock().expect("its output is read").clone()
+    }
+
     /// Waits for its end, however long that takes.
     ///
     /// # Panics
@@ -488,7 +536,8 @@ impl Running {
     /// When its output can't be read.
     pub fn finish(mut self) -> TestRun {
         let code = self.program.child.wait().expect("it can be waited for").code();
-        let events = self.reader.join().expect("its output was read");
+        self.reader.join().expect("its output was read");
+        let events = std::mem::take(&mut *self.events.lock().expect("its output was read"));
         TestRun { code, events, errors: String::new() }
     }
 }

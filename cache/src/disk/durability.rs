@@ -22,8 +22,8 @@ use rusqlite::params;
 use super::index::{Index, Row, digest_from};
 use super::layout::Layout;
 use super::packs::PackHandles;
-use crate::StoreError;
 use crate::blob::copy_verified;
+use crate::{StoreError, Trouble};
 
 /// How long a blob that was answered may wait for its way to the disk to begin.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
@@ -31,6 +31,9 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(2);
 const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 /// Files that wait for it at most.
 const SYNC_FILES: usize = 4096;
+
+/// A disk that no longer syncs.
+static NOT_SYNCED: Trouble = Trouble::new();
 
 /// What is not yet durable.
 #[derive(Debug, Default)]
@@ -110,11 +113,13 @@ impl SyncJob {
                 Ok(None) => {}
                 Ok(Some((Ok(()), path))) => folders.extend(path.ancestors().skip(1).take(2).map(PathBuf::from)),
                 Ok(Some((Err(error), path))) => {
-                    tracing::error!(path = %path.display(), %error, "a stored file could not be synced and is given up");
+                    let path = path.display();
+                    NOT_SYNCED.tell(|untold| tracing::error!(%path, %error, untold, "a stored file could not be synced and is given up"));
                     synced.lost_files.push(digest);
                 }
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a stored file could not be synced");
+                    let error = &error as &dyn std::error::Error;
+                    NOT_SYNCED.tell(|untold| tracing::error!(error, untold, "a stored file could not be synced"));
                     synced.lost_files.push(digest);
                 }
             }
@@ -125,13 +130,17 @@ impl SyncJob {
             let Ok(file) = handles.get(number) else { continue };
             folders.extend(path.parent().map(PathBuf::from));
             if let Err(error) = file.sync() {
-                tracing::error!(path = %path.display(), %error, "a pack could not be synced and is given up");
+                let path = path.display();
+                NOT_SYNCED.tell(
+                    |untold| tracing::error!(%path, %error, untold, "a pack could not be synced and is given up"),
+                );
                 synced.lost_packs.push(number);
             }
         }
         for folder in folders {
             if let Err(error) = layout.sync_folder(&folder) {
-                tracing::error!(error = &error as &dyn std::error::Error, "a folder could not be synced");
+                let error = &error as &dyn std::error::Error;
+                NOT_SYNCED.tell(|untold| tracing::error!(error, untold, "a folder could not be synced"));
                 synced.failed = true;
             }
         }
@@ -188,7 +197,7 @@ impl Index {
                 .map(drop)
         });
         if let Err(error) = noted {
-            tracing::error!(%error, "the cache's index could not be synced");
+            NOT_SYNCED.tell(|untold| tracing::error!(%error, untold, "the cache's index could not be synced"));
             self.note_damage(&error);
         }
     }

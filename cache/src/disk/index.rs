@@ -15,9 +15,9 @@ use super::packs::{Location, Pack, PackHandles, Packs, footprint};
 use super::presence::Presence;
 use super::thread::Failures;
 use super::{DiskConfig, DiskStats, Verified};
-use crate::StoreError;
 use crate::blob::Partial;
 use crate::files::Lock;
+use crate::{StoreError, Trouble};
 
 /// What one row is charged with beside its bytes, so that a flood of tiny blobs is bounded too.
 pub(super) const ENTRY_BYTES: u64 = 256;
@@ -324,7 +324,11 @@ impl Index {
         }
         match work(self) {
             Err(StoreError::Index(error)) => self.fail_batch(&error),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the cache could not be tidied"),
+            Err(error) => {
+                static UNTIDY: Trouble = Trouble::new();
+                let error = &error as &dyn std::error::Error;
+                UNTIDY.tell(|untold| tracing::warn!(error, untold, "the cache could not be tidied"));
+            }
             Ok(()) => {}
         }
     }
@@ -380,7 +384,14 @@ impl Index {
                 FileWork::RemovePack(number) => self.layout.remove_pack(number),
             };
             if let Err(error) = done {
-                tracing::error!(error = &error as &dyn std::error::Error, "a stored file could not be moved");
+                static NOT_MOVED: Trouble = Trouble::new();
+                NOT_MOVED.tell(|untold| {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        untold,
+                        "a stored file could not be moved"
+                    );
+                });
                 self.untidy = true;
                 failures.single.insert(job.saturating_sub(1), error);
             }
@@ -408,7 +419,9 @@ impl Index {
     }
 
     fn roll_back(&mut self, reason: Arc<str>) -> Failures {
-        tracing::error!(%reason, "a transaction of the cache's index was rolled back");
+        static ROLLED_BACK: Trouble = Trouble::new();
+        ROLLED_BACK
+            .tell(|untold| tracing::error!(%reason, untold, "a transaction of the cache's index was rolled back"));
         if !self.connection.is_autocommit() {
             drop(self.connection.execute_batch("ROLLBACK"));
         }
@@ -466,7 +479,10 @@ impl Index {
         if self.file_work.iter().any(|(_, work)| !matches!(work, FileWork::Publish(..))) {
             let synced = self.synced_transaction(|_| Ok(()));
             if let Err(error) = synced {
-                tracing::error!(%error, "removals could not be made durable: the files stay until the next start");
+                static NOT_DURABLE: Trouble = Trouble::new();
+                NOT_DURABLE.tell(|untold| {
+                    tracing::error!(%error, untold, "removals could not be made durable: the files stay until the next start");
+                });
                 self.note_damage(&error);
                 self.untidy = true;
                 self.file_work.retain(|(_, work)| matches!(work, FileWork::Publish(..)));

@@ -29,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use muster_model::key::ActionKey;
 use muster_model::limits::{
-    BLOB_BYTES_MAX, BLOB_LEASE_TIME, CACHE_BYTES_DEFAULT, MESSAGE_BYTES_MAX, PACKED_BLOB_BYTES_MAX,
+    BLOB_BYTES_MAX, BLOB_LEASE_TIME, CACHE_BYTES_DEFAULT, CHUNK_BYTES_MAX, MESSAGE_BYTES_MAX, PACKED_BLOB_BYTES_MAX,
 };
 use muster_model::{Digest, DigestFunction};
 
@@ -56,7 +56,7 @@ pub struct DiskConfig {
     pub lease_time: Duration,
     /// How long an entry may stay without being used; none for as long as there is room.
     pub age_max: Option<Duration>,
-    /// Blobs of at most this size, in bytes, are kept in packs; at most [`PACKED_BLOB_BYTES_MAX`].
+    /// Blobs of at most this size, in bytes, are kept in packs; at most [`CHUNK_BYTES_MAX`], because they are held in memory whole.
     pub packed_bytes_max: u64,
     /// The user and group that own stored files. An overlay can only copy up files whose owner is mapped into its namespace.
     pub owner: Option<(u32, u32)>,
@@ -148,7 +148,7 @@ impl DiskStore {
             presence,
             handles,
             capacity_bytes: config.capacity_bytes,
-            packed_bytes_max: config.packed_bytes_max.min(PACKED_BLOB_BYTES_MAX),
+            packed_bytes_max: config.packed_bytes_max.min(CHUNK_BYTES_MAX as u64),
             owner: config.owner,
             thread: Some(thread),
         }))

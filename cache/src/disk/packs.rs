@@ -23,7 +23,7 @@ use muster_model::limits::OPEN_PACKS_MAX;
 use super::index::{digest_from, function_number};
 use super::layout::Layout;
 use crate::files::{StoreFile, read_all};
-use crate::{Blob, StoreError};
+use crate::{Blob, StoreError, Trouble};
 
 const MAGIC: &[u8; 8] = b"MUSTPACK";
 const VERSION: u32 = 1;
@@ -227,11 +227,13 @@ impl Packs {
             self.handles.forget(number);
             // What stays is found and removed when the store is opened again.
             if let Err(error) = self.layout.remove_pack(number) {
-                tracing::warn!(%error, "a pack that nobody needs stays");
+                static STAYS: Trouble = Trouble::new();
+                STAYS.tell(|untold| tracing::warn!(%error, untold, "a pack that nobody needs stays"));
             }
         }
         if let Err(error) = self.load(known) {
-            tracing::warn!(%error, "the newest pack can't be written on");
+            static CLOSED: Trouble = Trouble::new();
+            CLOSED.tell(|untold| tracing::warn!(%error, untold, "the newest pack can't be written on"));
         }
     }
 

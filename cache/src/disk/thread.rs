@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::durability::{self, SyncJob, Synced};
 use super::index::Index;
-use crate::StoreError;
+use crate::{StoreError, Trouble};
 
 /// Jobs committed together at most.
 const BATCH_JOBS_MAX: usize = 512;
@@ -104,7 +104,8 @@ impl IndexHandle {
     pub(super) fn cast(&self, work: impl FnOnce(&mut Index) -> Result<(), StoreError> + Send + 'static) {
         self.send(work, |result| {
             if let Err(error) = result {
-                tracing::warn!(%error, "the cache's index could not be updated");
+                static NOT_UPDATED: Trouble = Trouble::new();
+                NOT_UPDATED.tell(|untold| tracing::warn!(%error, untold, "the cache's index could not be updated"));
             }
         });
     }
@@ -218,10 +219,11 @@ impl Owner {
             return;
         }
         if let Err(error) = self.index.rebuild() {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "no new index could be made; the next use tries again"
-            );
+            static NOT_MADE: Trouble = Trouble::new();
+            NOT_MADE.tell(|untold| {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, untold, "no new index could be made; the next use tries again");
+            });
             self.index.damaged = true;
         }
     }

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
-use muster_cache::{Blob, StoreError};
+use muster_cache::{Blob, StoreError, Trouble};
 use muster_model::limits::{HTTP_PATH_BYTES_MAX, NAMED_ENTRY_BYTES_MAX};
 
 use crate::reapi::results::ResultError;
@@ -89,7 +89,9 @@ impl Refused {
     pub(super) fn response(self, head: bool) -> Response {
         let status = self.status();
         if status.is_server_error() {
-            tracing::error!(error = &self as &dyn std::error::Error, "an HTTP cache failed");
+            static FAILED: Trouble = Trouble::new();
+            let error = &self as &dyn std::error::Error;
+            FAILED.tell(|untold| tracing::error!(error, untold, "an HTTP cache failed"));
         }
         // Paths and causes are for the operator.
         let said = match status {

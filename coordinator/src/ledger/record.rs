@@ -35,8 +35,8 @@ pub(crate) enum Record {
     Fenced { epoch: Epoch, agent: AgentId, received_unix_ms: i64, result: &'static str },
     /// Something that watchers are told.
     Event { run: RunId, sequence: u64, event: Vec<u8> },
-    /// A case is decided: compare-and-set.
-    Outcome(OutcomeRecord),
+    /// A case is decided: compare-and-set. Watchers are told with it.
+    Outcome(Box<OutcomeRecord>),
     /// What is charged to a case that has no outcome yet.
     Tries(Box<TriesRecord>),
     /// What is charged to a discovery that has not succeeded.
@@ -89,8 +89,7 @@ pub(crate) struct AttemptEndRecord {
     pub(crate) usage: Usage,
 }
 
-/// A case as it is decided.
-#[derive(Clone, Copy)]
+/// A case as it is decided, and what is told of it: both are durable or neither is, so that no case is told of twice.
 pub(crate) struct OutcomeRecord {
     pub(crate) run: RunId,
     pub(crate) target: TargetIndex,
@@ -100,7 +99,10 @@ pub(crate) struct OutcomeRecord {
     pub(crate) attempts: u32,
     pub(crate) duration_us: u64,
     pub(crate) epoch: Option<Epoch>,
+    /// The number of the event.
     pub(crate) sequence: u64,
+    /// The event, encoded.
+    pub(crate) event: Vec<u8>,
 }
 
 /// What history keeps of a case from now on.
@@ -290,6 +292,7 @@ fn write_event(transaction: &Transaction<'_>, run: RunId, sequence: u64, event: 
 /// The compare-and-set: the first outcome of a case stays. The same again changes nothing; another one is counted as refused, which
 /// makes the whole run a fault.
 fn decide(transaction: &Transaction<'_>, decided: &OutcomeRecord) -> Result<(), LedgerError> {
+    write_event(transaction, decided.run, decided.sequence, &decided.event)?;
     let (name, detail) = (decided.outcome.name(), outcome::detail(decided.outcome));
     let mut statement = transaction.prepare_cached(
         "INSERT INTO outcomes (run, target, case_index, outcome, detail, cached, attempts, duration_us, epoch, sequence) \

@@ -32,7 +32,8 @@ async fn run_with_cases(ledger: &Ledger, token: &str, names: &[&str]) -> RunId {
 }
 
 fn decide(ledger: &Ledger, run: RunId, case: u32, outcome: CaseOutcome, sequence: u64) -> Ticket {
-    ledger.append(Record::Outcome(OutcomeRecord {
+    let event = told(sequence).encode_to_vec();
+    ledger.append(Record::Outcome(Box::new(OutcomeRecord {
         run,
         target: TARGET,
         case: CaseIndex(case),
@@ -42,7 +43,12 @@ fn decide(ledger: &Ledger, run: RunId, case: u32, outcome: CaseOutcome, sequence
         duration_us: 5,
         epoch: Some(Epoch(1)),
         sequence,
-    }))
+        event,
+    })))
+}
+
+fn told(sequence: u64) -> v1::RunEvent {
+    v1::RunEvent { sequence, at_unix_ms: 7, event: None }
 }
 
 async fn finish(ledger: &Ledger, run: RunId, planned: u32, reported: u32) -> v1::RunFinished {
@@ -145,7 +151,7 @@ async fn everything_acknowledged_is_there_after_a_restart() {
     lease(&ledger, run, 41);
     let event = v1::RunEvent { sequence: 1, at_unix_ms: 5, event: None };
     ledger.append(Record::Event { run, sequence: 1, event: event.encode_to_vec() });
-    let last = decide(&ledger, run, 1, CaseOutcome::Verdict(Verdict::Crashed { signal: 11 }), 1);
+    let last = decide(&ledger, run, 1, CaseOutcome::Verdict(Verdict::Crashed { signal: 11 }), 2);
     ledger.wait(last).await.unwrap();
     let generation = ledger.generation();
     drop(ledger);
@@ -153,14 +159,14 @@ async fn everything_acknowledged_is_there_after_a_restart() {
     let ledger = Ledger::open(folder.path()).unwrap();
     assert_eq!((ledger.generation(), ledger.first_epoch()), (generation + 1, Epoch(42)));
     let open = ledger.read_now(read::open_runs).unwrap();
-    assert_eq!((open.len(), open[0].run, open[0].last_sequence), (1, run, 1));
+    assert_eq!((open.len(), open[0].run, open[0].last_sequence), (1, run, 2));
     assert_eq!(open[0].targets[0].planned.as_ref().unwrap().names, ["one", "two"]);
     let decided = [(CaseIndex(1), CaseOutcome::Verdict(Verdict::Crashed { signal: 11 }))];
     assert_eq!(open[0].targets[0].outcomes, decided);
     let attempts = ledger.read_now(|connection| read::attempts(connection, run)).unwrap();
     assert_eq!((attempts[0].agent, attempts[0].is_open), (AgentId(u64::MAX), true));
     assert_eq!(attempts[0].work, Work::Cases { cases: vec![CaseIndex(0), CaseIndex(70_000)], alone: true });
-    assert_eq!(ledger.read_now(|connection| read::events(connection, run, 0)).unwrap(), [event]);
+    assert_eq!(ledger.read_now(|connection| read::events(connection, run, 0)).unwrap(), [event, told(2)]);
 }
 
 #[tokio::test]

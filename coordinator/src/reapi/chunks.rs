@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::{FastCDC, Normalization};
 use futures_util::stream::{self, BoxStream, StreamExt};
-use muster_cache::{ActionCache, ActionRecord, Blob, BlobStore, StoreError, digest_of};
+use muster_cache::{ActionCache, ActionRecord, Blob, BlobStore, StoreError, Trouble, digest_of};
 use muster_model::limits::{CHUNKING_AVERAGE_BYTES, MESSAGE_BYTES_MAX};
 use muster_model::{Digest, key};
 use muster_proto::reapi::{self, chunking_function};
@@ -53,7 +53,9 @@ pub(super) async fn split(
     let record = ActionRecord { outcome: Digest::of(&payload), payload, references: unique(chunks) };
     if let Err(error) = actions.put(vec![(key, record)]).await {
         // The answer is right without being remembered.
-        tracing::warn!(error = &error as &dyn std::error::Error, "the chunks of a blob are not remembered");
+        static NOT_REMEMBERED: Trouble = Trouble::new();
+        let error = &error as &dyn std::error::Error;
+        NOT_REMEMBERED.tell(|untold| tracing::warn!(error, untold, "the chunks of a blob are not remembered"));
     }
     Ok(answer)
 }

@@ -4,13 +4,14 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use muster_cache::StoreError;
+use muster_cache::{StoreError, Trouble};
 use muster_model::Digest;
 use muster_proto::rpc;
 use prost::Message;
 use tonic::{Code, Status};
 
 use super::resource::print_read;
+use crate::storage::tell_failed;
 
 /// When a client whose request found no room may come again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -27,7 +28,8 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
         StoreError::Remote(status) => Status::clone(status),
         StoreError::Closed => Status::unavailable(said),
         error if error.is_full() => {
-            tracing::error!(error = error as &dyn Error, "the disk is full");
+            static FULL: Trouble = Trouble::new();
+            FULL.tell(|untold| tracing::error!(error = error as &dyn Error, untold, "the disk is full"));
             exhausted("the coordinator's disk is full")
         }
         StoreError::File { .. }
@@ -35,8 +37,7 @@ pub(crate) fn status_of(error: &StoreError) -> Status {
         | StoreError::Batch { .. }
         | StoreError::InUse { .. }
         | StoreError::Layout { .. } => {
-            // Paths and causes are for the operator.
-            tracing::error!(error = error as &dyn Error, "the store failed");
+            tell_failed(error);
             Status::internal("the coordinator's store failed; its log says why")
         }
     }

@@ -224,9 +224,9 @@ impl SchedulerTask {
         let duration = words::duration(kept, decided.case);
         let event = words::case_finished(open, decided, kept);
         let duration_us = event.duration_us;
-        let sequence = self.publish(run, v1::run_event::Event::CaseFinished(event));
+        let (sequence, event) = self.number_event(run, v1::run_event::Event::CaseFinished(event));
         let DecidedCase { target, case, outcome, epoch, attempts, .. } = decided;
-        self.append(Record::Outcome(OutcomeRecord {
+        self.append(Record::Outcome(Box::new(OutcomeRecord {
             run,
             target,
             case,
@@ -236,7 +236,9 @@ impl SchedulerTask {
             duration_us,
             epoch,
             sequence,
-        }));
+            event,
+        })));
+        self.effect(Effect::Publish { run, sequence });
         if let Some(open) = self.runs.get_mut(&run) {
             open.failures.remove(&(target, case));
             open.note_decided(target, case);

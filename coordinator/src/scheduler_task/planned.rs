@@ -80,8 +80,8 @@ impl SchedulerTask {
             ..v1::CaseFinished::default()
         };
         let failed_before = entry.cases[case.0 as usize].history.as_ref().is_some_and(|history| history.failed_last);
-        let sequence = self.record_event(run, v1::run_event::Event::CaseFinished(event));
-        self.append(Record::Outcome(OutcomeRecord {
+        let (sequence, event) = self.number_event(run, v1::run_event::Event::CaseFinished(event));
+        self.append(Record::Outcome(Box::new(OutcomeRecord {
             run,
             target,
             case,
@@ -91,7 +91,8 @@ impl SchedulerTask {
             duration_us,
             epoch: None,
             sequence,
-        }));
+            event,
+        })));
         if cached && failed_before {
             self.learn(run, target, case, |history| history.failed_last = false);
         }
