@@ -277,6 +277,7 @@ impl SyncLoop {
             attempts: statuses.iter().map(Into::into).collect(),
             draining: self.parts.machine.view().draining,
             load_milli: self.load.read(self.parts.clock.now()),
+            services: self.parts.executor.services.warm(),
             ..v1::AgentReport::default()
         };
         self.parts.hello.write_into(&mut report);

@@ -48,6 +48,7 @@ pub(crate) struct Agent {
     connection: Option<Connection>,
     pub(crate) draining: bool,
     pub(crate) load_milli: u32,
+    pub(crate) services: Vec<v1::WarmServices>,
     pub(crate) last_heard: Instant,
     pub(crate) attempts: Vec<AttemptStatus>,
     desired: BTreeMap<Epoch, Desired>,
@@ -61,6 +62,7 @@ impl Agent {
             connection: None,
             draining: false,
             load_milli: 0,
+            services: Vec::new(),
             last_heard: now,
             attempts: Vec::new(),
             desired: BTreeMap::new(),
@@ -175,6 +177,13 @@ impl Agents {
         state.load_milli = load_milli;
         state.note_attempts(attempts);
         std::mem::replace(&mut state.draining, draining) != draining
+    }
+
+    /// What an agent keeps running for nobody.
+    pub(crate) fn note_services(&mut self, agent: AgentId, services: Vec<v1::WarmServices>) {
+        if let Some(state) = self.agents.get_mut(&agent) {
+            state.services = services;
+        }
     }
 
     /// Adds an attempt to what an agent should be doing.

@@ -45,6 +45,8 @@ const TICKS_PER_COUNTERS: u32 = 10;
 pub(crate) struct AgentNews {
     pub(crate) draining: bool,
     pub(crate) load_milli: u32,
+    /// What it keeps running for nobody.
+    pub(crate) services: Vec<v1::WarmServices>,
     pub(crate) attempts: Vec<AttemptStatus>,
     pub(crate) finished: Vec<AttemptReport>,
 }
@@ -227,12 +229,13 @@ impl SchedulerTask {
     }
 
     fn note_news(&mut self, agent: AgentId, news: AgentNews) {
-        let AgentNews { draining, load_milli, attempts, finished } = news;
+        let AgentNews { draining, load_milli, services, attempts, finished } = news;
         for report in finished {
             self.finish_attempt(agent, report);
         }
         self.offers_changed |=
             self.agents.note_report(self.surroundings.clock.now(), agent, draining, load_milli, attempts.clone());
+        self.agents.note_services(agent, services);
         self.tell(Event::AgentReported { agent, draining, attempts });
     }
 

@@ -46,7 +46,12 @@ fn a_killed_agent_takes_its_services_along_and_costs_no_verdict() {
     let running = start_until(command, |event| event["event"] == "case_finished");
     drop(fleet.agents.remove(0));
     assert_all_passed(&running.finish());
-    assert!(servers(&mark) > 0, "services are kept warm for the next run");
+    eventually("services are kept warm for the next run, and shown", || {
+        let status = fleet.status(&place);
+        let warm = status["agents"].as_array().into_iter().flatten().flat_map(|agent| agent["services"].as_array());
+        warm.flatten().any(|services| services["names"] == serde_json::json!(["postgres", "redis"]))
+    });
+    assert!(servers(&mark) > 0, "what is shown as warm runs");
     drop(fleet);
     eventually("the servers are gone", || servers(&mark) == 0);
 }

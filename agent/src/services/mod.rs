@@ -20,6 +20,7 @@ use muster_environment::Environment;
 use muster_model::key::{ActionKey, services_key};
 use muster_model::limits;
 use muster_model::spec::TargetSpec;
+use muster_proto::v1;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -142,6 +143,16 @@ impl Services {
         for warm in old {
             warm.set.stop().await;
         }
+    }
+
+    /// The sets that nobody uses, the one used longest ago first.
+    pub(crate) fn warm(&self) -> Vec<v1::WarmServices> {
+        let of = |warm: &Warm| v1::WarmServices {
+            key: warm.key.hex(),
+            names: warm.set.names(),
+            idle_ms: u64::try_from(warm.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        self.state().warm.iter().map(of).collect()
     }
 
     /// Kills all that nobody uses and waits until nothing of it is left; what is given back afterwards is killed too.

@@ -127,6 +127,11 @@ impl Set {
         Ok(folder)
     }
 
+    /// The names of the services, in the order of their start.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.members.iter().map(|member| member.running.service.name.clone()).collect()
+    }
+
     /// The network that tests have to be in.
     pub(crate) fn network(&self) -> SharedNetwork {
         self.home.network.clone()

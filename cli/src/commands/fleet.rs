@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use muster_proto::v1::{
-    AgentStatus, EnvironmentKind, FleetStatusRequest, FleetStatusResponse, RunningAttempt, WaitingAction,
+    AgentStatus, EnvironmentKind, FleetStatusRequest, FleetStatusResponse, RunningAttempt, WaitingAction, WarmServices,
 };
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ fn page(status: &FleetStatusResponse) -> String {
     }
     page.push('\n');
     page.push_str(&agents_table(&status.agents).render());
-    for table in [running_table(&status.agents), actions_table(status)] {
+    for table in [running_table(&status.agents), actions_table(status), services_table(&status.agents)] {
         if !table.is_empty() {
             page.push('\n');
             page.push_str(&table.render());
@@ -144,6 +144,27 @@ fn running_table(agents: &[AgentStatus]) -> Table {
     table
 }
 
+/// Services that agents keep running for nobody.
+fn services_table(agents: &[AgentStatus]) -> Table {
+    let mut table = Table::new(&[
+        ("agent", Align::Left),
+        ("warm services", Align::Left),
+        ("idle", Align::Right),
+        ("key", Align::Left),
+    ]);
+    for agent in agents {
+        for services in &agent.services {
+            table.row([
+                text::escape_line(&agent.name),
+                text::escape_line(&services.names.join(" ")),
+                text::millis(services.idle_ms),
+                text::escape_line(services.key.get(..12).unwrap_or(&services.key)),
+            ]);
+        }
+    }
+    table
+}
+
 /// Actions on agents, then those that wait.
 fn actions_table(status: &FleetStatusResponse) -> Table {
     let mut table = Table::new(&[
@@ -217,6 +238,8 @@ fn agent_object(agent: &AgentStatus) -> Value {
             "mnemonic": (!attempt.mnemonic.is_empty()).then_some(&attempt.mnemonic),
         })
     };
+    let services =
+        |services: &WarmServices| json!({"key": services.key, "names": services.names, "idle_ms": services.idle_ms});
     let labels: serde_json::Map<String, Value> =
         agent.properties.iter().map(|label| (label.key.clone(), label.value.clone().into())).collect();
     json!({
@@ -231,6 +254,7 @@ fn agent_object(agent: &AgentStatus) -> Value {
         "labels": labels,
         "last_heard_ms_ago": agent.last_heard_ms_ago,
         "version": agent.version,
+        "services": agent.services.iter().map(services).collect::<Vec<_>>(),
         "attempts": agent.attempts.iter().map(attempt).collect::<Vec<_>>(),
     })
 }
@@ -278,6 +302,11 @@ mod tests {
                     ..Default::default()
                 },
             ],
+            services: vec![WarmServices {
+                key: "0123456789abcdef".into(),
+                names: vec!["postgres".into(), "redis".into()],
+                idle_ms: 2500,
+            }],
             ..AgentStatus::default()
         };
         let silent = AgentStatus {
@@ -287,7 +316,7 @@ mod tests {
             ..busy.clone()
         };
         FleetStatusResponse {
-            agents: vec![busy, AgentStatus { attempts: Vec::new(), ..silent }],
+            agents: vec![busy, AgentStatus { attempts: Vec::new(), services: Vec::new(), ..silent }],
             queued_cases: 40,
             running_cases: 12,
             open_runs: 1,
@@ -322,6 +351,9 @@ mod tests {
         agent    stage        age  action      for              operation
         build-1  running  0.300 s  CppCompile  //shapes:volume  operations/0f
                  queued   0.020 s  CppLink     //shapes         operations/10
+
+        agent    warm services     idle  key
+        build-1  postgres redis  2.50 s  0123456789ab
         ");
     }
 
@@ -388,6 +420,16 @@ mod tests {
           "last_heard_ms_ago": 0,
           "load": 1.53,
           "name": "build-1",
+          "services": [
+            {
+              "idle_ms": 2500,
+              "key": "0123456789abcdef",
+              "names": [
+                "postgres",
+                "redis"
+              ]
+            }
+          ],
           "slots": 4,
           "state": "connected",
           "version": ""

@@ -54,6 +54,7 @@ impl SchedulerTask {
             slots: report.slots,
             state: name.into(),
             load_milli: state.load_milli,
+            services: state.services.clone(),
             bases: report.bases,
             environments: report.environments,
             properties: report.properties,

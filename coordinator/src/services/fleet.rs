@@ -110,6 +110,7 @@ fn news(report: v1::AgentReport) -> Result<AgentNews, ConvertError> {
     Ok(AgentNews {
         draining: report.draining,
         load_milli: report.load_milli,
+        services: report.services.into_iter().take(limits::WARM_SERVICES_MAX).collect(),
         attempts: report.attempts.iter().map(AttemptStatus::try_from).collect::<Result<_, _>>()?,
         finished: report.finished.iter().map(finished).collect(),
     })
