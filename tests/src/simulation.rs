@@ -1,13 +1,14 @@
 //! The real scheduler and real agent machines in one seeded, single-threaded world.
 //!
 //! A seed draws everything: how many agents with how many slots, what the cases do, how messages are delayed, dropped, doubled and reordered, when
-//! agents are killed, frozen and cut off, when the coordinator crashes and how much of its ledger's tail is lost. After every step the invariants
-//! of `checks` hold or the seed has failed. There are two phases: in the first anything may fail (safety); then all faults
+//! agents are killed, frozen and cut off, when the coordinator crashes and how much of its ledger's tail is lost,
+//! which actions clients ask for and when they change their minds. After every step the invariants of `checks` and `actions` hold or the seed has failed. There are two phases: in the first anything may fail (safety); then all faults
 //! stop and everything accepted must come to an end (liveness).
 //!
 //! What is modelled rather than real: the loud halves (`coordinator` and `agent` here), the ledger (a list whose tail is not durable yet), the
 //! network and the clocks, which drift.
 
+mod actions;
 mod agent;
 mod checks;
 mod coordinator;
@@ -33,7 +34,20 @@ pub struct History {
 }
 
 /// Everything that a hundred seeds must have seen: a simulation in which something never happens says nothing about it.
-pub const SOMETIMES: [&str; 21] = [
+pub const SOMETIMES: [&str; 34] = [
+    "action asked for again",
+    "action assigned",
+    "action cancelled",
+    "action cancelled under way",
+    "action copied",
+    "action given up",
+    "action is poison",
+    "action joined",
+    "action known",
+    "action left by one of several",
+    "action lost",
+    "action ran",
+    "action result fenced",
     "agent connected",
     "agent disconnected",
     "agent drained and left",

@@ -8,7 +8,6 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use muster_model::limits::EPOCHS_RESERVED;
 use muster_model::outcome::CaseOutcome;
 use muster_model::{ActionId, CaseIndex, Epoch, InvocationId, RunId, TargetIndex};
 
@@ -42,7 +41,10 @@ impl Scheduler {
         let case = CaseSeed { expected: seed.expected, ..CaseSeed::default() };
         let mut target = Target::new(class, false, 0);
         target.discovery = Discovery::Done;
-        target.action = Some(ActionNote { id: action, priority: seed.priority, leases: Vec::new() });
+        let priority = seed.priority;
+        #[cfg(feature = "planted-bugs")]
+        let priority = if self.config.planted == Some(crate::PlantedBug::ActionPriorityIgnored) { 0 } else { priority };
+        target.action = Some(ActionNote { id: action, priority, leases: Vec::new() });
         target.cases = vec![Case::new(&case, true)];
         run.targets.insert(index, target);
         run.planned += 1;
@@ -55,18 +57,31 @@ impl Scheduler {
 
     /// Epochs are reserved long before the last reserved one is drawn, so that nothing has to wait for the ledger.
     pub(crate) fn reserve_epochs(&mut self) {
-        if self.next_epoch + EPOCHS_RESERVED / 2 < self.reserved_below {
+        let block = self.config.epochs_reserved.max(2);
+        if self.next_epoch + block / 2 < self.reserved_below {
             return;
         }
-        self.reserved_below = self.next_epoch + EPOCHS_RESERVED;
+        #[cfg(feature = "planted-bugs")]
+        if self.reserved_below > 0 && self.is_planted(crate::PlantedBug::EpochsNotReserved) {
+            return;
+        }
+        self.reserved_below = self.next_epoch + block;
         self.push(Command::ReserveEpochs { below: Epoch(self.reserved_below) });
     }
 
     pub(crate) fn cancel_action(&mut self, action: ActionId) {
         let Some(&(run, index)) = self.actions.get(&action) else { return };
         let leases = self.with_action(run, index, |action| action.leases.clone()).unwrap_or_default();
+        #[cfg(feature = "planted-bugs")]
+        if leases.is_empty() && self.is_planted(crate::PlantedBug::CancelledActionStaysQueued) {
+            return;
+        }
         for epoch in leases {
             if let Some(closed) = self.close(epoch) {
+                #[cfg(feature = "planted-bugs")]
+                if self.is_planted(crate::PlantedBug::CancelledActionNotWithdrawn) {
+                    continue;
+                }
                 self.push(Command::Withdraw { agent: closed.lease.agent, epoch });
             }
         }

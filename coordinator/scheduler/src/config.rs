@@ -44,6 +44,8 @@ pub struct Config {
     pub speculation_age_min: Duration,
     /// Age, as a percentage of an attempt's expected time, below which it is not copied; default 150.
     pub speculation_age_percent: u32,
+    /// Epochs that one record in the ledger reserves for attempts at actions; at least 2.
+    pub epochs_reserved: u64,
     /// A mistake to make on purpose, so that the simulator can prove that it finds it.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::PlantedBug>,
@@ -70,6 +72,7 @@ impl Default for Config {
             unschedulable_time: Duration::from_secs(30),
             speculation_age_min: Duration::from_secs(1),
             speculation_age_percent: 150,
+            epochs_reserved: limits::EPOCHS_RESERVED,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }

@@ -63,7 +63,10 @@ impl Scheduler {
 
     #[cfg(feature = "planted-bugs")]
     fn believe_fenced(&mut self, epoch: Epoch, end: &AttemptEnd) {
-        let Some(&(run, target)) = self.closed.get(&epoch) else { return };
+        let Some(&(run, target, action)) = self.closed.get(&epoch) else { return };
+        if let (Some(action), AttemptEnd::ActionRan { .. }) = (action, end) {
+            return self.believe_fenced_action(run, target, action, epoch);
+        }
         let AttemptEnd::Ran { cases, .. } = end else { return };
         for end in cases {
             let is_decided = self.case_state(run, target, end.case) == Some(CaseState::Decided);
@@ -76,6 +79,17 @@ impl Scheduler {
         }
         self.refresh_target(run, target);
         self.settle_run(run);
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn believe_fenced_action(&mut self, run: RunId, target: TargetIndex, action: muster_model::ActionId, epoch: Epoch) {
+        let is_open = self.actions.contains_key(&action);
+        if is_open && self.is_planted(crate::PlantedBug::FencedActionResultTaken) {
+            self.decide(run, target, CaseIndex(0), CaseOutcome::Verdict(Verdict::Passed), Some(epoch), None);
+        } else if !is_open && self.is_planted(crate::PlantedBug::ActionFinishedAgain) {
+            let end = crate::ActionEnd::Ran;
+            self.push(Command::FinishAction { action, end, epoch: Some(epoch), attempts: 2 });
+        }
     }
 
     fn take_reports(

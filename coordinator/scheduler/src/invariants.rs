@@ -134,7 +134,7 @@ impl Scheduler {
             let next = ready.targets.first().map(|&(Reverse((Reverse(priority), _)), _)| priority);
             assert_eq!(
                 ready.listed,
-                next.map(|priority| Share::new(run.in_use(), priority)),
+                next.map(|priority| Share::new(self.in_use(run), priority)),
                 "run {id} knows its share"
             );
             let is_listed = ready.listed.is_some_and(|share| self.classes.get(*class).ready.contains(&(share, id)));

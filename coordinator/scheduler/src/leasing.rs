@@ -123,7 +123,7 @@ impl Scheduler {
         let lease = self.leases.remove(&epoch)?;
         self.copies.remove(&epoch);
         #[cfg(feature = "planted-bugs")]
-        self.closed.insert(epoch, (lease.run, lease.target));
+        self.closed.insert(epoch, (lease.run, lease.target, self.action_of(lease.run, lease.target)));
         if let Some(class) = self.classes.find(lease.class) {
             if let Some(at) = lease.straggles_at {
                 class.stragglers.remove(&(at, epoch));
@@ -226,10 +226,19 @@ impl Scheduler {
         self.relist_run(id, class);
     }
 
+    /// Attempts of a run that count when the next one is chosen.
+    pub(crate) fn in_use(&self, run: &crate::run::Run) -> u32 {
+        #[cfg(feature = "planted-bugs")]
+        if run.purpose != crate::run::Purpose::Tests && self.is_planted(crate::PlantedBug::ActionShareIgnored) {
+            return 0;
+        }
+        run.in_use()
+    }
+
     /// Brings a run's place among its class's ready runs up to date.
     fn relist_run(&mut self, id: RunId, class: ClassIndex) {
+        let Some(in_use) = self.runs.get(&id).map(|run| self.in_use(run)) else { return };
         let Some(run) = self.runs.get_mut(&id) else { return };
-        let in_use = run.in_use();
         let Some(ready) = run.ready.get_mut(&class) else { return };
         let next = ready.targets.first().map(|&(Reverse((Reverse(priority), _)), _)| priority);
         let listed = next.map(|priority| Share::new(in_use, priority));

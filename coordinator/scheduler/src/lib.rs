@@ -103,7 +103,7 @@ pub struct Scheduler {
     avoidance_ends: BTreeSet<Instant>,
     /// What closed leases were about, for the mistakes that need it.
     #[cfg(feature = "planted-bugs")]
-    closed: BTreeMap<Epoch, (RunId, muster_model::TargetIndex)>,
+    closed: BTreeMap<Epoch, (RunId, TargetIndex, Option<ActionId>)>,
 }
 
 impl Scheduler {

@@ -61,6 +61,10 @@ impl Scheduler {
             self.charge_discovery(run, target, FaultKind::AgentLost, closed.lease.has_run());
             return;
         }
+        #[cfg(feature = "planted-bugs")]
+        if closed.lease.work == Work::Action && self.is_planted(crate::PlantedBug::LostActionNotQueued) {
+            return;
+        }
         for &index in &closed.loose {
             let charge = find_charge(&closed.lease, index);
             let is_poison =

@@ -36,11 +36,27 @@ pub enum PlantedBug {
     CopyOnSameAgent,
     /// More attempts are given to an agent than it has room for.
     SlotsIgnored,
+    /// Only the first block of epochs for actions is reserved.
+    EpochsNotReserved,
+    /// The attempts at a cancelled action go on.
+    CancelledActionNotWithdrawn,
+    /// An action that is cancelled while it waits stays in the queue.
+    CancelledActionStaysQueued,
+    /// An action whose agent is lost is not queued again.
+    LostActionNotQueued,
+    /// A result under a closed lease counts for an action that is open.
+    FencedActionResultTaken,
+    /// A late result of an action that has ended is told to those who waited.
+    ActionFinishedAgain,
+    /// Actions of an invocation go in any order.
+    ActionPriorityIgnored,
+    /// What an invocation has under way does not count when the next action is chosen.
+    ActionShareIgnored,
 }
 
 impl PlantedBug {
     /// Every one, in the order of their declaration.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 24] = [
         Self::NoEpochCheck,
         Self::EpochReused,
         Self::LeaseNeverExpires,
@@ -57,5 +73,13 @@ impl PlantedBug {
         Self::TriesForgotten,
         Self::CopyOnSameAgent,
         Self::SlotsIgnored,
+        Self::EpochsNotReserved,
+        Self::CancelledActionNotWithdrawn,
+        Self::CancelledActionStaysQueued,
+        Self::LostActionNotQueued,
+        Self::FencedActionResultTaken,
+        Self::ActionFinishedAgain,
+        Self::ActionPriorityIgnored,
+        Self::ActionShareIgnored,
     ];
 }

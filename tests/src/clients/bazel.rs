@@ -211,7 +211,7 @@ impl<'a> Workspace<'a> {
         Build::read(&output)
     }
 
-    /// Starts a command and leaves it to run; its output is read by [`Build::of`].
+    /// Starts a command and leaves it to run; its output is read by [`Build::read`].
     pub fn start(&self, arguments: &[&str]) -> Program {
         let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

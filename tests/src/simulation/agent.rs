@@ -132,6 +132,9 @@ impl Agent {
         if self.random.happens(fault_permille) {
             return vec![(self.some_time(1, 40), Step::End(AttemptEnd::Fault(FaultKind::Environment)))];
         }
+        if let Work::Action = content.work {
+            return steps;
+        }
         let Work::Cases { cases: wanted, alone } = &content.work else {
             steps.push((self.some_time(1, 100), Step::End(AttemptEnd::Discovered)));
             return steps;

@@ -69,15 +69,20 @@ impl LeaseCheck {
         }
     }
 
+    /// How many leases are open.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+
     pub(super) fn is_closed(&self, epoch: Epoch) -> bool {
         self.closed.contains(&epoch)
     }
 
     /// After a crash of the coordinator: what its ledger holds open is open, also what it was about to close when it lost its power, and
-    /// nothing else is.
-    pub(super) fn restore(&mut self, open: &BTreeMap<Epoch, (AgentId, Content)>) {
+    /// nothing else is; nothing from `first` on has ever been told to anybody.
+    pub(super) fn restore(&mut self, open: &BTreeMap<Epoch, (AgentId, Content)>, first: Epoch) {
         self.closed.extend(std::mem::take(&mut self.open).into_keys());
-        self.closed.retain(|epoch| !open.contains_key(epoch));
+        self.closed.retain(|epoch| !open.contains_key(epoch) && *epoch < first);
         self.by_case.clear();
         self.recalled.clear();
         for (&epoch, (agent, content)) in open {
@@ -92,7 +97,9 @@ impl LeaseCheck {
 
 fn cases_of(content: &Content) -> Vec<CaseName> {
     match &content.work {
-        Work::Discover | Work::Action => Vec::new(),
+        Work::Discover => Vec::new(),
+        // An action stands for itself.
+        Work::Action => vec![(content.run, content.target, CaseIndex(0))],
         Work::Cases { cases, .. } => cases.iter().map(|&case| (content.run, content.target, case)).collect(),
     }
 }
@@ -160,6 +167,12 @@ pub(super) fn check_run(run: RunId, planned: &PlannedRun, outcome: RunOutcome, l
                 outcome == RunOutcome::Cancelled || planned.policy.fail_fast,
                 "run {run} ended as {outcome:?} without knowing target {target}"
             );
+            continue;
+        }
+        let is_told = ledger.decided.keys().any(|(id, index, _)| (*id, index.0 as usize) == (run, target));
+        if !is_told && planned.policy.fail_fast && outcome == RunOutcome::Failed {
+            // The run was over before anybody had told the scheduler what was discovered.
+            all_succeeded = false;
             continue;
         }
         for case in 0..cases.cases.len() {

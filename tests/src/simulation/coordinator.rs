@@ -5,17 +5,21 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use core::time::Duration;
 
 use muster_agent_state::Desired;
+use muster_model::attempt::Work;
 use muster_model::outcome::{FaultKind, RunOutcome};
-use muster_model::{AgentId, Epoch, Instant, RunId, TargetIndex};
-use muster_scheduler::{CaseSeed, Command, Config, DiscoveryTries, Event, Scheduler, TargetSeed};
+use muster_model::{ActionId, AgentId, Epoch, Instant, RunId, TargetIndex};
+use muster_scheduler::{
+    ActionEnd, AttemptEnd, CaseSeed, Command, Config, DiscoveryTries, Event, Scheduler, TargetSeed,
+};
 
+use super::actions::Room;
 use super::checks::{CaseName, LeaseCheck};
 use super::ledger::{Ledger, Record};
 use super::network::{Content, Message};
 use super::plan::{PlannedRun, PlannedTarget, Planted};
 
-/// More than any simulated coordinator uses in one life.
-const EPOCHS_PER_GENERATION: u64 = 10_000_000;
+/// So few that every history with actions needs several blocks.
+const EPOCHS_RESERVED: u64 = 16;
 
 /// Something that may happen only once the records before it are durable.
 #[derive(Clone, Debug)]
@@ -25,6 +29,7 @@ pub(super) enum Effect {
     Withdraw { agent: AgentId, epoch: Epoch },
     Acknowledge { agent: AgentId, epoch: Epoch },
     Resolve { run: RunId, target: TargetIndex },
+    Conclude { action: ActionId, end: ActionEnd },
     Finished { run: RunId, outcome: RunOutcome, undiscovered: usize },
 }
 
@@ -51,7 +56,13 @@ pub(super) struct Coordinator {
     pub(super) published: BTreeMap<RunId, (RunOutcome, usize)>,
     /// How often an agent was lost with a case in its hands.
     pub(super) losses: BTreeMap<CaseName, u32>,
+    /// The room of actions.
+    pub(super) room: Room,
     effects: VecDeque<(usize, Effect)>,
+    /// What happens to attempts at actions waits for the reservation of their epochs only.
+    action_effects: VecDeque<(usize, Effect)>,
+    /// Reservations, with how many records have to be durable for them to be.
+    reservations: Vec<(Epoch, usize)>,
     wanted: BTreeMap<AgentId, Wanted>,
     contents: BTreeMap<Epoch, Content>,
     planted: Planted,
@@ -63,7 +74,7 @@ pub(super) fn lease_time() -> Duration {
 }
 
 impl Coordinator {
-    pub(super) fn new(planted: Planted) -> Self {
+    pub(super) fn new(planted: Planted, room: Room) -> Self {
         let mut coordinator = Self {
             scheduler: None,
             ledger: Ledger::default(),
@@ -73,7 +84,10 @@ impl Coordinator {
             leases: LeaseCheck::default(),
             published: BTreeMap::new(),
             losses: BTreeMap::new(),
+            room,
             effects: VecDeque::new(),
+            action_effects: VecDeque::new(),
+            reservations: Vec::new(),
             wanted: BTreeMap::new(),
             contents: BTreeMap::new(),
             planted,
@@ -86,10 +100,12 @@ impl Coordinator {
     pub(super) fn start(&mut self, now: Instant, plans: &[PlannedRun]) {
         self.generation += 1;
         self.effects.clear();
+        self.action_effects.clear();
+        self.reservations.clear();
         self.connections.clear();
         self.wanted.clear();
         #[allow(unused_mut, reason = "planted bugs change it")]
-        let mut config = Config::default();
+        let mut config = Config { epochs_reserved: EPOCHS_RESERVED, ..Config::default() };
         #[cfg(feature = "planted-bugs")]
         {
             config.planted = self.planted.scheduler;
@@ -97,10 +113,9 @@ impl Coordinator {
         #[cfg(not(feature = "planted-bugs"))]
         let _ = self.planted;
         let state = self.ledger.state().clone();
-        // The real coordinator reserves epochs in blocks that are durable before they are used.
-        let first = self.generation * EPOCHS_PER_GENERATION;
-        let mut scheduler = Scheduler::new(config, Epoch(first));
-        self.leases.restore(&state.open);
+        let first = state.first_epoch();
+        let mut scheduler = Scheduler::new(config, first);
+        self.leases.restore(&state.open, first);
         // A run whose end was durable and not yet told: its watchers read it from the ledger.
         for (&run, &outcome) in &state.finished {
             self.published.entry(run).or_insert((outcome, 0));
@@ -133,6 +148,8 @@ impl Coordinator {
     pub(super) fn crash(&mut self, kept: usize) {
         self.scheduler = None;
         self.effects.clear();
+        self.action_effects.clear();
+        self.room.lose();
         self.ledger.crash(kept);
     }
 
@@ -146,6 +163,10 @@ impl Coordinator {
             Event::AttemptFinished { epoch, .. } => Some((*epoch, self.leases.is_closed(*epoch))),
             _ => None,
         };
+        self.room.hear(match &event {
+            Event::AttemptFinished { end: AttemptEnd::ActionRan { duration }, .. } => Some(*duration),
+            _ => None,
+        });
         if let Some(scheduler) = &mut self.scheduler {
             scheduler.handle_event(now, event);
             self.drain(reported);
@@ -167,6 +188,9 @@ impl Coordinator {
             if let Command::DecideCase { epoch: Some(epoch), .. } = &command {
                 assert!(!acknowledged.contains(epoch), "epoch {epoch} was acknowledged before it was decided");
                 assert_ne!(reported, Some((*epoch, true)), "a report under the closed epoch {epoch} decided a case");
+            }
+            if let Command::FinishAction { action, end, epoch, .. } = &command {
+                self.room.check_end(*action, *end, *epoch, reported);
             }
             if let Command::Acknowledge { epoch, fenced: false, .. } = &command {
                 acknowledged.insert(*epoch);
@@ -217,7 +241,10 @@ impl Coordinator {
                 self.close(epoch);
                 Effect::Withdraw { agent, epoch }
             }
-            Command::Acknowledge { agent, epoch, .. } => {
+            Command::Acknowledge { agent, epoch, fenced } => {
+                if fenced && self.is_of_action(epoch) {
+                    self.room.sometimes("action result fenced");
+                }
                 self.close(epoch);
                 Effect::Acknowledge { agent, epoch }
             }
@@ -231,27 +258,63 @@ impl Coordinator {
             | Command::ReportCaseStarted { .. }
             | Command::ReportFault { .. }
             | Command::RememberIsolation { .. } => return,
-            Command::ReserveEpochs { .. }
-            | Command::AssignAction { .. }
-            | Command::ReportActionStage { .. }
-            | Command::ReportActionFault { .. }
-            | Command::FinishAction { .. } => unreachable!("no action is submitted"),
+            Command::ReserveEpochs { below } => {
+                let count = self.ledger.append(Record::EpochsReserved(below));
+                self.reservations.push((below, count));
+                return;
+            }
+            Command::AssignAction { agent, epoch, action } => {
+                let content = self.room.assigned(action, epoch);
+                let slots = self.slots.get(&agent).copied().unwrap_or_default();
+                self.leases.opened(epoch, agent, slots, &content);
+                self.contents.insert(epoch, content);
+                Effect::Assign { agent, epoch }
+            }
+            Command::ReportActionFault { action, kind, .. } => {
+                self.room.faulted(action, kind);
+                return;
+            }
+            Command::ReportActionStage { .. } => return,
+            Command::FinishAction { end: ActionEnd::Cancelled, .. } => return,
+            Command::FinishAction { action, end, .. } => Effect::Conclude { action, end },
         };
+        let of_action = match effect {
+            Effect::Assign { epoch, .. }
+            | Effect::Recall { epoch, .. }
+            | Effect::Withdraw { epoch, .. }
+            | Effect::Acknowledge { epoch, .. } => self.is_of_action(epoch).then(|| self.records_before(epoch)),
+            Effect::Conclude { .. } => Some(0),
+            Effect::Resolve { .. } | Effect::Finished { .. } => None,
+        };
+        if let Some(count) = of_action {
+            return self.action_effects.push_back((count, effect));
+        }
         self.effects.push_back((self.ledger.count(), effect));
     }
 
     fn close(&mut self, epoch: Epoch) {
         self.leases.closed(epoch);
-        self.ledger.append(Record::LeaseClosed(epoch));
+        self.room.closed(epoch);
+        if !self.is_of_action(epoch) {
+            self.ledger.append(Record::LeaseClosed(epoch));
+        }
+    }
+
+    fn is_of_action(&self, epoch: Epoch) -> bool {
+        self.contents.get(&epoch).is_some_and(|content| content.work == Work::Action)
+    }
+
+    /// How many records must be durable before anybody hears of an epoch that was reserved.
+    fn records_before(&self, epoch: Epoch) -> usize {
+        self.reservations.iter().find(|(below, _)| epoch < *below).map_or(0, |&(_, count)| count)
     }
 
     /// The next effect whose records are durable.
     pub(super) fn poll_effect(&mut self) -> Option<Effect> {
-        let (needed, _) = self.effects.front()?;
-        if *needed > self.ledger.durable() {
-            return None;
-        }
-        self.effects.pop_front().map(|(_, effect)| effect)
+        let durable = self.ledger.durable();
+        let queues = [&mut self.effects, &mut self.action_effects];
+        let mut due = queues.into_iter().filter(|queue| queue.front().is_some_and(|(needed, _)| *needed <= durable));
+        due.next()?.pop_front().map(|(_, effect)| effect)
     }
 
     /// Changes what an agent should hold; returns the agent to tell.
@@ -261,6 +324,12 @@ impl Coordinator {
     /// When an assignment would leave before its lease is durable.
     pub(super) fn apply(&mut self, effect: &Effect) -> Option<AgentId> {
         match *effect {
+            Effect::Assign { agent, epoch } if self.is_of_action(epoch) => {
+                let below = self.ledger.state().reserved_below;
+                assert!(epoch.0 < below, "epoch {epoch} is sent before it is reserved, which is up to {below}");
+                self.wanted.entry(agent).or_default().attempts.insert(epoch, false);
+                Some(agent)
+            }
             Effect::Assign { agent, epoch } => {
                 let durable = self.ledger.state().leases.contains_key(&epoch);
                 assert!(durable, "epoch {epoch} is sent before its lease is durable");
@@ -289,7 +358,7 @@ impl Coordinator {
                 self.published.insert(run, (outcome, undiscovered));
                 None
             }
-            Effect::Resolve { .. } => None,
+            Effect::Resolve { .. } | Effect::Conclude { .. } => None,
         }
     }
 

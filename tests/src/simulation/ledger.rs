@@ -15,13 +15,37 @@ use super::network::Content;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Run(RunId),
-    Discovered { run: RunId, target: TargetIndex },
-    Lease { epoch: Epoch, agent: AgentId, content: Content },
+    Discovered {
+        run: RunId,
+        target: TargetIndex,
+    },
+    Lease {
+        epoch: Epoch,
+        agent: AgentId,
+        content: Content,
+    },
     LeaseClosed(Epoch),
-    Decided { run: RunId, target: TargetIndex, case: CaseIndex, outcome: CaseOutcome, epoch: Option<Epoch> },
-    Tries { case: CaseName, tries: CaseTries },
-    DiscoveryTries { target: (RunId, TargetIndex), tries: DiscoveryTries },
-    Finished { run: RunId, outcome: RunOutcome },
+    /// Every epoch below this one may have been told to agents.
+    EpochsReserved(Epoch),
+    Decided {
+        run: RunId,
+        target: TargetIndex,
+        case: CaseIndex,
+        outcome: CaseOutcome,
+        epoch: Option<Epoch>,
+    },
+    Tries {
+        case: CaseName,
+        tries: CaseTries,
+    },
+    DiscoveryTries {
+        target: (RunId, TargetIndex),
+        tries: DiscoveryTries,
+    },
+    Finished {
+        run: RunId,
+        outcome: RunOutcome,
+    },
 }
 
 /// What the durable records add up to.
@@ -35,6 +59,8 @@ pub(super) struct State {
     pub(super) tries: BTreeMap<CaseName, CaseTries>,
     pub(super) discovery_tries: BTreeMap<(RunId, TargetIndex), DiscoveryTries>,
     pub(super) finished: BTreeMap<RunId, RunOutcome>,
+    /// Epochs below this one are reserved for actions.
+    pub(super) reserved_below: u64,
 }
 
 impl State {
@@ -53,6 +79,7 @@ impl State {
                 assert!(known.is_none(), "epoch {epoch} was leased twice");
                 self.open.insert(*epoch, (*agent, content.clone()));
             }
+            Record::EpochsReserved(below) => self.reserved_below = self.reserved_below.max(below.0),
             Record::LeaseClosed(epoch) => {
                 self.open.remove(epoch);
             }
@@ -78,6 +105,12 @@ impl State {
                 self.open.retain(|_, (_, content)| content.run != *run);
             }
         }
+    }
+
+    /// An epoch above every one that anybody may know.
+    pub(super) fn first_epoch(&self) -> Epoch {
+        let leased = self.leases.last_key_value().map_or(0, |(epoch, _)| epoch.0);
+        Epoch((leased + 1).max(self.reserved_below))
     }
 
     /// What an outcome rests on is in the ledger too: it must be the same whether the coordinator was restarted on the way or not.

@@ -6,6 +6,7 @@ use muster_model::platform::{EnvironmentKind, Offer, Properties, Requirements};
 use muster_model::spec::Isolation;
 use muster_scheduler::SchedulingPolicy;
 
+use super::actions::PlannedActions;
 use crate::seed::Random;
 
 /// The mistake to make on purpose, if any.
@@ -95,6 +96,7 @@ pub(super) struct Weather {
 pub(super) struct Plan {
     pub(super) agents: Vec<PlannedAgent>,
     pub(super) runs: Vec<PlannedRun>,
+    pub(super) actions: PlannedActions,
     pub(super) weather: Weather,
     /// When faults stop.
     pub(super) calm_at: Duration,
@@ -116,7 +118,8 @@ impl Plan {
             crashes_coordinator: random.happens(500),
             deaths_are_final: random.happens(300),
         };
-        Self { agents, runs, weather, calm_at: Duration::from_millis(random.between(5000, 40_000)) }
+        let actions = PlannedActions::draw(&mut random.fork(), hostile);
+        Self { agents, runs, actions, weather, calm_at: Duration::from_millis(random.between(5000, 40_000)) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The world: one queue of happenings, one clock, one thread.
 
+mod actions;
 mod faults;
 
 use std::collections::{BTreeMap, BinaryHeap};
@@ -10,11 +11,13 @@ use core::cmp::Reverse;
 use core::time::Duration;
 
 use muster_agent_state as state;
+use muster_model::attempt::Work;
 use muster_model::outcome::{CaseOutcome, FaultKind};
-use muster_model::{AgentId, Epoch, Instant, RunId, TargetIndex};
-use muster_scheduler::{AttemptEnd, Event};
+use muster_model::{ActionId, AgentId, Epoch, Instant, RunId, TargetIndex};
+use muster_scheduler::{ActionEnd, AttemptEnd, Event};
 
 use super::History;
+use super::actions::Room;
 use super::agent::{Agent, Step};
 use super::checks::{CaseName, Excuses, check_outcome, check_run};
 use super::coordinator::{Coordinator, Effect, lease_time, seeds, submitted};
@@ -33,6 +36,9 @@ const STEPS_MAX: u64 = 3_000_000;
 enum Happening {
     Submit(RunId),
     Cancel(RunId),
+    Ask { client: usize },
+    StopAsking { client: usize },
+    Conclude { generation: u64, action: ActionId, end: ActionEnd },
     Resolved { generation: u64, run: RunId, target: TargetIndex },
     Arrive { agent: usize, way: Way, connection: u64, message: Message },
     Connect { agent: usize, life: u64 },
@@ -66,6 +72,8 @@ pub(super) struct World {
     calm: bool,
     tries: BTreeMap<CaseName, u32>,
     cancelled: Vec<RunId>,
+    /// Attempts that run although their leases are closed, and since when their agents could have known.
+    condemned: BTreeMap<(AgentId, Epoch), Instant>,
     checked: usize,
     trace: DefaultHasher,
     narrate: bool,
@@ -86,7 +94,7 @@ impl World {
             now: Instant::default(),
             random,
             network,
-            coordinator: Coordinator::new(planted),
+            coordinator: Coordinator::new(planted, Room::new(&plan.actions)),
             agents,
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
@@ -97,6 +105,7 @@ impl World {
             calm: false,
             tries: BTreeMap::new(),
             cancelled: Vec::new(),
+            condemned: BTreeMap::new(),
             checked: 0,
             trace: DefaultHasher::new(),
             narrate,
@@ -115,6 +124,7 @@ impl World {
                 self.at(planned.at + after, Happening::Cancel(run));
             }
         }
+        self.plan_asking();
         for agent in 0..self.agents.len() {
             let delay = Duration::from_millis(self.random.between(0, 500));
             self.at(delay, Happening::Connect { agent, life: 1 });
@@ -125,6 +135,7 @@ impl World {
     }
 
     pub(super) fn into_history(mut self) -> History {
+        self.history.sometimes.extend(self.coordinator.room.seen());
         self.history.trace = self.trace.finish();
         self.history
     }
@@ -134,7 +145,8 @@ impl World {
         let mut rest_until = None;
         loop {
             self.settle();
-            if self.coordinator.published.len() == self.plan.runs.len() && self.calm && rest_until.is_none() {
+            let is_over = self.coordinator.published.len() == self.plan.runs.len() && self.coordinator.room.is_over();
+            if is_over && self.calm && rest_until.is_none() {
                 rest_until = Some(self.now + REST_TIME);
             }
             let Some(next) = self.next_time() else { panic!("I6: nothing will ever happen again") };
@@ -165,7 +177,7 @@ impl World {
             let cases: usize = planned.targets.iter().map(|target| target.cases.len()).sum();
             format!("run {run} is open with {decided} of {cases} cases decided")
         });
-        text.collect::<Vec<_>>().join(", ")
+        text.chain(self.coordinator.room.unfinished()).collect::<Vec<_>>().join(", ")
     }
 
     /// The earliest of what is queued and what the machines wait for.
@@ -221,6 +233,9 @@ impl World {
         match happening {
             Happening::Submit(run) => self.submit(run),
             Happening::Cancel(run) => self.cancel(run),
+            Happening::Ask { client } => self.ask(client),
+            Happening::StopAsking { client } => self.stop_asking(client),
+            Happening::Conclude { generation, action, end } => self.conclude(generation, action, end),
             Happening::Resolved { generation, run, target } => {
                 if generation == self.coordinator.generation {
                     let cases = seeds(&self.plan.runs[run.0 as usize].targets[target.0 as usize]);
@@ -288,6 +303,7 @@ impl World {
     /// Sends the desired state to every connected agent, and has agents notice that nobody speaks to them.
     fn tick(&mut self) {
         self.at(Duration::from_secs(1), Happening::Tick);
+        self.check_kills();
         for agent in 0..self.agents.len() {
             self.send_desired(agent);
             let silent = self.now.since(self.agents[agent].heard) > Duration::from_secs(5);
@@ -435,6 +451,10 @@ impl World {
                 check_run(*run, planned, *outcome, self.coordinator.ledger.state(), *undiscovered);
                 self.sometimes(outcome.name());
             }
+            Effect::Conclude { action, end } => {
+                let (generation, action, end) = (self.coordinator.generation, *action, *end);
+                self.within(0, 20, Happening::Conclude { generation, action, end });
+            }
             Effect::Recall { .. } => self.sometimes("recall"),
             Effect::Withdraw { .. } => self.sometimes("withdrawal"),
             Effect::Assign { .. } | Effect::Acknowledge { .. } => {}
@@ -539,8 +559,16 @@ impl World {
         assert!(again.is_none(), "epoch {epoch} is started while it runs");
         assert!(agent.running.len() <= agent.plan.slots as usize, "I7: agent {} is above its slots", agent.id);
         let permille = if self.calm { 0 } else { self.plan.weather.environment_fault_permille };
-        let cases = &self.plan.runs[content.run.0 as usize].targets[content.target.0 as usize].cases;
-        let script = agent.script(&content, cases, &mut self.tries, permille);
+        let mut script = match &content.work {
+            Work::Action => agent.script(&content, &[], &mut self.tries, permille),
+            Work::Discover | Work::Cases { .. } => {
+                let cases = &self.plan.runs[content.run.0 as usize].targets[content.target.0 as usize].cases;
+                agent.script(&content, cases, &mut self.tries, permille)
+            }
+        };
+        if matches!((&content.work, script.last()), (Work::Action, Some((_, Step::Stage(_))))) {
+            script.extend(self.coordinator.room.script(&content));
+        }
         let life = agent.life;
         let mut delay = Duration::ZERO;
         for (pause, step) in script {
@@ -566,7 +594,12 @@ impl World {
         let clock = agent.clock(now);
         let Some(machine) = &mut agent.machine else { return };
         match step {
-            Step::Stage(stage) => machine.handle_event(clock, state::Event::StageReached { epoch, stage }),
+            Step::Stage(stage) => {
+                let is_action = agent.contents.get(&epoch).is_some_and(|content| content.work == Work::Action);
+                let silence = now.since(agent.told);
+                assert!(!is_action || silence <= lease_time(), "agent {} begins {epoch} after its lease", agent.id);
+                machine.handle_event(clock, state::Event::StageReached { epoch, stage });
+            }
             Step::Case { position, name } => {
                 let silence = now.since(agent.told);
                 assert!(silence <= lease_time(), "agent {} starts {name:?} long after its lease has run out", agent.id);
@@ -616,6 +649,7 @@ impl World {
         let lonely = self.plan.agents.iter().any(|agent| agent.offer.properties.get("pool") == Some("b"));
         stormy
             || lonely
+            || self.coordinator.room.has_losses()
             || self.plan.runs.iter().any(|run| run.targets.iter().any(|target| !target.cases.is_empty()))
                 && !self.coordinator.losses.is_empty()
     }
@@ -629,6 +663,7 @@ impl World {
         }
         let open = &self.coordinator.ledger.state().open;
         assert!(open.is_empty(), "I8: the ledger still holds leases: {open:?}");
+        self.assert_actions_rest();
     }
 
     fn at(&mut self, delay: Duration, happening: Happening) {

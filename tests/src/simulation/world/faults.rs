@@ -96,6 +96,9 @@ impl World {
         let ledger = &self.coordinator.ledger;
         let pending = (ledger.count() - ledger.durable()) as u64;
         let kept = self.random.between(0, pending) as usize;
+        for client in self.coordinator.room.waiting() {
+            self.within(50, 8000, Happening::Ask { client });
+        }
         self.coordinator.crash(kept);
         self.committing = false;
         self.sometimes("coordinator crashed");
