@@ -152,6 +152,9 @@ fn sentence(run: &OpenRun, target: TargetIndex, outcome: CaseOutcome, kept: Opti
         }
         CaseOutcome::Verdict(Verdict::MemoryExceeded) => "it passed its memory and was killed".into(),
         CaseOutcome::Verdict(Verdict::OutputExceeded) => "it wrote more than it may and was killed".into(),
+        CaseOutcome::Verdict(Verdict::ProcessesExceeded) => {
+            "it wanted more processes than it may have and was killed".into()
+        }
         CaseOutcome::Verdict(_) | CaseOutcome::Flaky | CaseOutcome::Interference => String::new(),
         CaseOutcome::Poison => "agents were lost whenever it ran, in company and alone".into(),
         CaseOutcome::Fault(kind) => {

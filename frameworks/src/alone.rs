@@ -70,15 +70,13 @@ impl Alone {
 ///
 /// The verdict on one that did not get to say anything: killed by the agent, or dead of a signal.
 pub(crate) fn exit_code(ending: &Ending) -> Result<i32, (Verdict, String)> {
+    let killed = |verdict| Err((verdict, ending.excess.clone()));
     match (ending.killed, ending.status) {
         (None, EndingStatus::Code(code)) => Ok(code),
-        (Some(Interruption::TimedOut), _) => Err((Verdict::TimedOut, "did not end in time and was killed".to_owned())),
-        (Some(Interruption::MemoryExceeded), _) => {
-            Err((Verdict::MemoryExceeded, "took more memory than it may and was killed".to_owned()))
-        }
-        (Some(Interruption::OutputExceeded), _) => {
-            Err((Verdict::OutputExceeded, "wrote more than it may and was killed".to_owned()))
-        }
+        (Some(Interruption::TimedOut), _) => killed(Verdict::TimedOut),
+        (Some(Interruption::MemoryExceeded), _) => killed(Verdict::MemoryExceeded),
+        (Some(Interruption::OutputExceeded), _) => killed(Verdict::OutputExceeded),
+        (Some(Interruption::ProcessesExceeded), _) => killed(Verdict::ProcessesExceeded),
         (Some(Interruption::Crashed { signal }), _) | (None, EndingStatus::Signal(signal)) => {
             Err((Verdict::Crashed { signal }, format!("died of signal {signal}{}", signal_name(signal))))
         }

@@ -47,6 +47,8 @@ pub struct Ending {
     pub status: EndingStatus,
     /// Why the agent killed it, if it did.
     pub killed: Option<Interruption>,
+    /// For people, what it passed: `killed: memory (512.0 MiB of 512.0 MiB)`. Empty when it was not killed.
+    pub excess: String,
     /// Processes left behind.
     pub leaked: bool,
     /// The files asked for: path and bytes; those that do not exist are not listed.

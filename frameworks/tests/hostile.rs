@@ -32,7 +32,7 @@ const PYTEST_NAMES: [&str; 4] = [
 ];
 
 fn ending(status: EndingStatus) -> Ending {
-    Ending { status, killed: None, leaked: false, files: Vec::new() }
+    Ending { status, killed: None, excess: String::new(), leaked: false, files: Vec::new() }
 }
 
 /// What bytes on standard output come to, in one piece.

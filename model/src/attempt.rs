@@ -143,6 +143,8 @@ pub enum Interruption {
     MemoryExceeded,
     /// The environment wrote too much.
     OutputExceeded,
+    /// The environment wanted too many processes and threads at one time.
+    ProcessesExceeded,
     /// What it wrote contradicts itself or its exit status; no line of it is believed for the cases left open.
     Contradicted,
 }
@@ -220,6 +222,8 @@ pub enum ActionEnding {
     MemoryExceeded,
     /// It wrote more than it may and was killed.
     OutputExceeded,
+    /// It wanted more processes and threads at one time than it may have, and was killed.
+    ProcessesExceeded,
     /// What it left at the places of its outputs can't be an output.
     OutputsRefused,
 }

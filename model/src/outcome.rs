@@ -22,6 +22,8 @@ pub enum Verdict {
     MemoryExceeded,
     /// It wrote more than it may.
     OutputExceeded,
+    /// It wanted more processes and threads at one time than it may have, and was killed.
+    ProcessesExceeded,
 }
 
 impl Verdict {
@@ -40,6 +42,7 @@ impl Verdict {
             Self::TimedOut => "timed_out",
             Self::MemoryExceeded => "memory_exceeded",
             Self::OutputExceeded => "output_exceeded",
+            Self::ProcessesExceeded => "processes_exceeded",
         }
     }
 }

@@ -26,8 +26,12 @@ pub(crate) fn perform(action: &str, attack: &mut Attack) -> bool {
             for (name, number) in calls!(SYS_clone3 SYS_io_uring_enter SYS_io_uring_register SYS_io_uring_setup) {
                 attack.call(name, number, [-1; 6], &[libc::ENOSYS]);
             }
-            for number in [470, 500, 1000, 0x4000_0000, 0x7fff_ffff] {
-                attack.call("a call of the future", number, [-1; 6], &[libc::ENOSYS]);
+            for (name, number) in calls!(SYS_get_mempolicy SYS_mbind SYS_set_mempolicy SYS_set_mempolicy_home_node) {
+                attack.call(name, number, [-1; 6], &[libc::ENOSYS]);
+            }
+            // statmount, listmount, lsm_get_self_attr and file_setattr; then none that there is.
+            for number in [457, 458, 459, 469, 470, 500, 1000, 0x4000_0000, 0x7fff_ffff] {
+                attack.call("a call that is not on the list", number, [-1; 6], &[libc::ENOSYS]);
             }
         }
         "allowed" => {

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::KillReason;
+
 /// Names of groups begin with it; then come the owner's process id and start time, and a number.
 const PREFIX: &str = "muster-";
 /// How often the removal of a group is tried: the kernel refuses while a process in it is still dying.
@@ -26,6 +28,19 @@ pub(crate) struct GroupUsage {
     pub(crate) cpu: Option<Duration>,
     /// Processes killed for want of memory.
     pub(crate) memory_kills: u64,
+    /// How often a process or thread was refused because there were as many as may be.
+    pub(crate) refused_processes: u64,
+}
+
+impl GroupUsage {
+    /// The limit that was passed, if one was.
+    pub(crate) fn excess(&self) -> Option<KillReason> {
+        match self {
+            Self { memory_kills: 1.., .. } => Some(KillReason::Memory),
+            Self { refused_processes: 1.., .. } => Some(KillReason::Processes),
+            _ => None,
+        }
+    }
 }
 
 /// One group. Dropping it removes it; nobody may be in it then.

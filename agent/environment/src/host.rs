@@ -218,8 +218,8 @@ async fn run(
     pumped.transpose().map_err(|error| step("read the program's output", error))?;
     let status = status.map_err(|error| step("wait for the program", error))?;
     let used = group.usage();
-    if used.memory_kills > 0 {
-        killed.set(KillReason::Memory);
+    if let Some(reason) = used.excess() {
+        killed.set(reason);
     }
     let collected = collect_and_clean(place).await?;
     let signal = status.signal().and_then(|signal| u8::try_from(signal).ok());

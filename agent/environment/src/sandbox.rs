@@ -12,6 +12,7 @@
 //! Places are made ahead: while programs run, slots that have run one make the next place of the same shape (see [`slot`]), so that starting a
 //! program costs a message, a fork and an `exec`. Every place is used once.
 
+mod allowed;
 mod job;
 mod landlock;
 mod launch;
@@ -73,6 +74,8 @@ pub(crate) const HOME: &str = "/home/muster";
 /// The host id under which an agent that is root runs programs, unless configured: the first of Debian's range for such uses that no
 /// package has taken.
 const HOST_ID_DEFAULT: u32 = 61184;
+/// How often a program that runs is asked whether it was refused a process.
+const PROCESSES_LOOK: Duration = Duration::from_millis(100);
 /// Shapes whose scripts are remembered.
 const PLANS_MAX: usize = 64;
 
@@ -312,6 +315,7 @@ impl Place {
         let mut is_reporting = true;
         // The first report counts: after a failed start, the end of what failed says nothing.
         let is_over = |report: &Option<Report>| report.as_ref().is_some_and(is_alone);
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + PROCESSES_LOOK, PROCESSES_LOOK);
         loop {
             tokio::select! {
                 biased;
@@ -342,6 +346,13 @@ impl Place {
                     self.process.get_ref().kill();
                 }
                 () = killed.pulled() => self.process.get_ref().kill(),
+                // Most programs end when they are refused a process; those that try for ever would pass as slow.
+                _ = look.tick(), if killed.get().is_none() => {
+                    let is_refused = self.slot.usage().is_ok_and(|usage| usage.refused_processes > 0);
+                    if is_refused {
+                        killed.set(KillReason::Processes);
+                    }
+                }
             }
         }
     }
@@ -349,7 +360,7 @@ impl Place {
     async fn finish(
         &mut self,
         report: Option<Report>,
-        mut killed: Option<KillReason>,
+        killed: Option<KillReason>,
         execution: Duration,
         ended_at: Instant,
     ) -> Result<Exit, EnvironmentError> {
@@ -358,9 +369,7 @@ impl Place {
             _ => self.slot.reap().await?.cpu,
         };
         let usage = self.slot.usage()?;
-        if killed.is_none() && usage.memory_kills > 0 {
-            killed = Some(KillReason::Memory);
-        }
+        let killed = killed.or_else(|| usage.excess());
         let told = report.filter(|report| report.kind == ReportKind::Ended as u32);
         let (resident, written) = told.map_or((0, 0), |report| (report.resident_bytes, report.written_bytes));
         let (status, leaked, execution) = match report {

@@ -116,6 +116,8 @@ pub enum KillReason {
     Memory,
     /// It wrote more than it may.
     Output,
+    /// It wanted more processes and threads at one time than it may have. Only where control groups count them: elsewhere it is merely refused.
+    Processes,
 }
 
 /// What a program used. Zero where the machine can't tell.

@@ -13,7 +13,7 @@ use muster_frameworks::{Ending, EndingStatus};
 use muster_model::attempt::{ActionEnding, ActionReport, ActionTask, AttemptResult, Interruption, Stage};
 use muster_model::outcome::{Fault, FaultKind};
 use muster_model::platform::BaseRequest;
-use muster_model::spec::CommandSpec;
+use muster_model::spec::{CommandSpec, EnvironmentLimits};
 use muster_model::{Digest, DigestFunction, Epoch, limits};
 use muster_proto::reapi;
 use nix::errno::Errno;
@@ -162,6 +162,7 @@ impl ActionAttempt<'_> {
             withdrawn: self.withdrawn,
             cases: &cases,
             observer: &mut recorder,
+            limits: EnvironmentLimits::default(),
         };
         let ended = process.run(prepared, account).await;
         drop(parents);
@@ -284,6 +285,7 @@ fn ending_of(ending: &Ending) -> ActionEnding {
         (Some(Interruption::TimedOut), _) => ActionEnding::TimedOut,
         (Some(Interruption::MemoryExceeded), _) => ActionEnding::MemoryExceeded,
         (Some(Interruption::OutputExceeded), _) => ActionEnding::OutputExceeded,
+        (Some(Interruption::ProcessesExceeded), _) => ActionEnding::ProcessesExceeded,
         (_, EndingStatus::Code(code)) => ActionEnding::Exited { code },
         (_, EndingStatus::Signal(signal)) => ActionEnding::Signalled { signal },
     }

@@ -318,6 +318,7 @@ impl Attempt<'_> {
             withdrawn: self.withdrawn,
             cases: &self.cases,
             observer,
+            limits: place.target.limits,
         }
     }
 }

@@ -12,7 +12,7 @@ use muster_environment::{
 use muster_frameworks::{Ending, EndingStatus, FrameworkCommand, Stream};
 use muster_model::attempt::{Interruption, Timings, Usage};
 use muster_model::platform::BaseRequest;
-use muster_model::spec::TargetSpec;
+use muster_model::spec::{EnvironmentLimits, TargetSpec};
 use muster_model::{Instant, limits};
 use tokio::sync::mpsc;
 
@@ -76,9 +76,9 @@ impl Place {
             with_base: self.target.requirements.base != BaseRequest::None,
             layers: self.layers.clone(),
             command,
-            memory_bytes: or_default(wanted.memory_bytes, limits::ENVIRONMENT_MEMORY_BYTES_DEFAULT),
-            processes: or_default(wanted.processes, limits::ENVIRONMENT_PROCESSES_DEFAULT),
-            output_bytes: or_default(wanted.output_bytes, limits::ENVIRONMENT_OUTPUT_BYTES_DEFAULT),
+            memory_bytes: memory_bytes(wanted),
+            processes: processes(wanted),
+            output_bytes: output_bytes(wanted),
             profile: wanted.profile,
             collect: collect.into_iter().map(PathBuf::from).collect(),
             collector: None,
@@ -104,6 +104,8 @@ pub(super) struct Process<'a, O> {
     /// Hears of the cases that begin.
     pub(super) cases: &'a mpsc::Sender<u32>,
     pub(super) observer: &'a mut O,
+    /// What the place was made with.
+    pub(super) limits: EnvironmentLimits,
 }
 
 impl<O: Observer> Process<'_, O> {
@@ -114,7 +116,7 @@ impl<O: Observer> Process<'_, O> {
         account: &mut Account,
     ) -> Result<Ending, EnvironmentError> {
         account.timings.environment += prepared.preparation();
-        let Self { environment, clock, case_timeout, withdrawn, cases, observer } = self;
+        let Self { environment, clock, case_timeout, withdrawn, cases, observer, limits } = self;
         let switch = KillSwitch::default();
         let (sender, mut output) = mpsc::channel::<OutputChunk>(OUTPUT_CHUNKS);
         let mut program = pin!(environment.run(prepared, sender, switch.clone()));
@@ -122,6 +124,8 @@ impl<O: Observer> Process<'_, O> {
         let mut withdrawal = pin!(withdrawn.pulled());
         let mut is_withdrawn = false;
         let mut is_late = false;
+        let mut moved_at = tokio::time::Instant::now();
+        let mut unmoved = Duration::ZERO;
         let mut is_silent = false;
         tell(cases, observer.observe(clock.now(), Stream::Standard, &[])).await;
         let exit = loop {
@@ -133,13 +137,15 @@ impl<O: Observer> Process<'_, O> {
                 }
                 () = &mut timer, if !is_late => {
                     is_late = true;
+                    unmoved = moved_at.elapsed();
                     switch.pull();
                 }
                 chunk = output.recv(), if !is_silent => match chunk {
                     Some(chunk) => {
                         let observed = take(observer, &clock, &chunk);
                         if observed.moved && !is_late {
-                            timer.as_mut().reset(tokio::time::Instant::now() + case_timeout);
+                            moved_at = tokio::time::Instant::now();
+                            timer.as_mut().reset(moved_at + case_timeout);
                         }
                         tell(cases, observed).await;
                     }
@@ -152,7 +158,13 @@ impl<O: Observer> Process<'_, O> {
             tell(cases, take(observer, &clock, &chunk)).await;
         }
         account.add(&exit);
-        Ok(ending(exit))
+        let excess = exit.killed.map(|reason| match reason {
+            KillReason::Requested => excess_of_time(unmoved, case_timeout),
+            KillReason::Memory => excess_of_memory(exit.usage.memory_peak_bytes, limits),
+            KillReason::Output => excess_of_output(limits),
+            KillReason::Processes => excess_of_processes(limits),
+        });
+        Ok(ending(exit, excess.unwrap_or_default()))
     }
 }
 
@@ -171,7 +183,46 @@ async fn tell(cases: &mpsc::Sender<u32>, observed: Observed) {
     }
 }
 
-fn ending(exit: Exit) -> Ending {
+fn excess_of_time(used: Duration, limit: Duration) -> String {
+    format!("killed: time ({:.2} s of {} s)", used.as_secs_f64(), limit.as_secs_f64())
+}
+
+fn excess_of_memory(used: u64, limits: EnvironmentLimits) -> String {
+    format!("killed: memory ({} of {})", size(used), size(memory_bytes(limits)))
+}
+
+/// The rest was not read.
+fn excess_of_output(limits: EnvironmentLimits) -> String {
+    let limit = size(output_bytes(limits));
+    format!("killed: output ({limit} of {limit}, and more to come)")
+}
+
+/// The kernel refuses the next one when there are as many as may be.
+fn excess_of_processes(limits: EnvironmentLimits) -> String {
+    let limit = processes(limits);
+    format!("killed: processes ({limit} of {limit}, and another was asked for)")
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    const KIB: f64 = 1024.0;
+    let kib = bytes as f64 / KIB;
+    if kib < KIB { format!("{kib:.1} KiB") } else { format!("{:.1} MiB", kib / KIB) }
+}
+
+fn memory_bytes(limits: EnvironmentLimits) -> u64 {
+    or_default(limits.memory_bytes, limits::ENVIRONMENT_MEMORY_BYTES_DEFAULT)
+}
+
+fn processes(limits: EnvironmentLimits) -> u32 {
+    or_default(limits.processes, limits::ENVIRONMENT_PROCESSES_DEFAULT)
+}
+
+fn output_bytes(limits: EnvironmentLimits) -> u64 {
+    or_default(limits.output_bytes, limits::ENVIRONMENT_OUTPUT_BYTES_DEFAULT)
+}
+
+fn ending(exit: Exit, excess: String) -> Ending {
     Ending {
         status: match exit.status {
             ExitStatus::Code(code) => EndingStatus::Code(code),
@@ -182,8 +233,35 @@ fn ending(exit: Exit) -> Ending {
             KillReason::Requested => Interruption::TimedOut,
             KillReason::Memory => Interruption::MemoryExceeded,
             KillReason::Output => Interruption::OutputExceeded,
+            KillReason::Processes => Interruption::ProcessesExceeded,
         }),
+        excess,
         leaked: exit.leaked_processes > 0,
         files: exit.collected.into_iter().map(|(path, bytes)| (path.to_string_lossy().into_owned(), bytes)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_and_what_the_limit_was_is_told() {
+        let given =
+            EnvironmentLimits { memory_bytes: 64 << 20, processes: 20, output_bytes: 1500, ..Default::default() };
+        let told = [
+            excess_of_time(Duration::from_millis(60_020), Duration::from_secs(60)),
+            excess_of_memory(64 << 20, given),
+            excess_of_output(given),
+            excess_of_processes(given),
+            excess_of_processes(EnvironmentLimits::default()),
+        ];
+        insta::assert_snapshot!(told.join("\n"), @r"
+        killed: time (60.02 s of 60 s)
+        killed: memory (64.0 MiB of 64.0 MiB)
+        killed: output (1.5 KiB of 1.5 KiB, and more to come)
+        killed: processes (20 of 20, and another was asked for)
+        killed: processes (512 of 512, and another was asked for)
+        ");
     }
 }

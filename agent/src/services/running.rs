@@ -79,6 +79,7 @@ pub(super) fn how(exit: &Exit) -> String {
     match (exit.killed, exit.status) {
         (Some(KillReason::Memory), _) => "it passed its memory".to_owned(),
         (Some(KillReason::Output), _) => "it wrote too much".to_owned(),
+        (Some(KillReason::Processes), _) => "it wanted too many processes".to_owned(),
         (Some(KillReason::Requested), _) => "it was killed".to_owned(),
         (None, ExitStatus::Code(code)) => format!("exit code {code}"),
         (None, ExitStatus::Signal(signal)) => format!("signal {signal}"),

@@ -37,6 +37,7 @@ pub(crate) fn word(outcome: &str) -> &'static str {
         "timed_out" => "TIMEOUT",
         "memory_exceeded" => "MEMORY",
         "output_exceeded" => "OUTPUT",
+        "processes_exceeded" => "PROCESSES",
         "flaky" => "FLAKY",
         "interference" => "INTERFERENCE",
         "poison" => "POISON",
@@ -53,6 +54,8 @@ pub(crate) fn title(case: &CaseFinished) -> String {
 /// What an outcome means, where the word alone does not say it.
 pub(crate) fn explanation(case: &CaseFinished) -> Option<String> {
     match case.outcome.as_str() {
+        // What it passed, with what was used and what the limit was.
+        _ if case.message.starts_with("killed: ") => None,
         "crashed" if case.signal == 0 => Some("the process ended without a word while the case was running".into()),
         "crashed" => Some(match signal_name(case.signal) {
             Some(name) => format!("the process was killed by {name}"),
@@ -61,6 +64,7 @@ pub(crate) fn explanation(case: &CaseFinished) -> Option<String> {
         "timed_out" => Some("it passed its time and was killed".into()),
         "memory_exceeded" => Some("it passed its memory and was killed".into()),
         "output_exceeded" => Some("it wrote more than it may".into()),
+        "processes_exceeded" => Some("it wanted more processes than it may have and was killed".into()),
         "flaky" => Some(format!("it passed at the {} attempt", ordinal(case.attempts))),
         "interference" => Some("it failed in company and passed alone".into()),
         "poison" => Some("agents that ran it were lost, in company and alone".into()),

@@ -60,12 +60,13 @@ pub(crate) fn verdict_alone(interruption: Interruption) -> Verdict {
         Interruption::TimedOut => Verdict::TimedOut,
         Interruption::MemoryExceeded => Verdict::MemoryExceeded,
         Interruption::OutputExceeded => Verdict::OutputExceeded,
+        Interruption::ProcessesExceeded => Verdict::ProcessesExceeded,
         Interruption::Contradicted => Verdict::Failed,
     }
 }
 
-/// Whether an interruption in company counts as a failure of the case that was running then. Memory and output add up over the whole
-/// company, and a contradiction names nobody.
+/// Whether an interruption in company counts as a failure of the case that was running then. Memory, output and processes add up over the
+/// whole company, and a contradiction names nobody.
 pub(crate) fn is_failure_of_running(interruption: Interruption) -> bool {
     matches!(interruption, Interruption::Crashed { .. } | Interruption::TimedOut)
 }
@@ -114,6 +115,7 @@ mod tests {
         assert_eq!(verdict_alone(Interruption::TimedOut), Verdict::TimedOut);
         assert_eq!(verdict_alone(Interruption::MemoryExceeded), Verdict::MemoryExceeded);
         assert_eq!(verdict_alone(Interruption::OutputExceeded), Verdict::OutputExceeded);
+        assert_eq!(verdict_alone(Interruption::ProcessesExceeded), Verdict::ProcessesExceeded);
         assert_eq!(verdict_alone(Interruption::Contradicted), Failed);
         assert!(!is_failure_of_running(Interruption::MemoryExceeded));
     }

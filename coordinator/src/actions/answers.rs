@@ -71,6 +71,10 @@ pub(super) fn of_ending(
             result.exit_code = SIGNAL_EXIT_CODE + i32::from(KILL);
             (Code::Ok, killed("the program wrote more to standard output and error than it may"))
         }
+        ActionEnding::ProcessesExceeded => {
+            result.exit_code = SIGNAL_EXIT_CODE + i32::from(KILL);
+            (Code::Ok, killed("the program wanted more processes at one time than it may have"))
+        }
         ActionEnding::TimedOut => {
             result.exit_code = SIGNAL_EXIT_CODE + i32::from(KILL);
             let seconds = timeout.as_secs_f64();

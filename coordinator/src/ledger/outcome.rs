@@ -11,13 +11,14 @@ const FAULT_KINDS: [FaultKind; 6] = [
     FaultKind::Protocol,
 ];
 
-const PLAIN: [CaseOutcome; 10] = [
+const PLAIN: [CaseOutcome; 11] = [
     CaseOutcome::Verdict(Verdict::Passed),
     CaseOutcome::Verdict(Verdict::Failed),
     CaseOutcome::Verdict(Verdict::Skipped),
     CaseOutcome::Verdict(Verdict::TimedOut),
     CaseOutcome::Verdict(Verdict::MemoryExceeded),
     CaseOutcome::Verdict(Verdict::OutputExceeded),
+    CaseOutcome::Verdict(Verdict::ProcessesExceeded),
     CaseOutcome::Flaky,
     CaseOutcome::Interference,
     CaseOutcome::Poison,

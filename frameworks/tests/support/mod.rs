@@ -94,7 +94,7 @@ pub(crate) fn run(command: &FrameworkCommand) -> Ran {
     for path in &command.collect {
         let _ = std::fs::remove_file(path);
     }
-    Ran { chunks, ending: Ending { status, killed: None, leaked: false, files } }
+    Ran { chunks, ending: Ending { status, killed: None, excess: String::new(), leaked: false, files } }
 }
 
 impl Ran {

@@ -45,6 +45,7 @@ impl From<&ActionReport> for v1::ActionReport {
             ActionEnding::TimedOut => (v1::ActionEndingKind::TimedOut, 0, 0),
             ActionEnding::MemoryExceeded => (v1::ActionEndingKind::MemoryExceeded, 0, 0),
             ActionEnding::OutputExceeded => (v1::ActionEndingKind::OutputExceeded, 0, 0),
+            ActionEnding::ProcessesExceeded => (v1::ActionEndingKind::ProcessesExceeded, 0, 0),
             ActionEnding::OutputsRefused => (v1::ActionEndingKind::OutputsRefused, 0, 0),
         };
         let (result, message) = (report.result.clone().into(), report.message.clone());
@@ -68,6 +69,7 @@ impl TryFrom<&v1::ActionReport> for ActionReport {
             Ok(v1::ActionEndingKind::TimedOut) => ActionEnding::TimedOut,
             Ok(v1::ActionEndingKind::MemoryExceeded) => ActionEnding::MemoryExceeded,
             Ok(v1::ActionEndingKind::OutputExceeded) => ActionEnding::OutputExceeded,
+            Ok(v1::ActionEndingKind::ProcessesExceeded) => ActionEnding::ProcessesExceeded,
             Ok(v1::ActionEndingKind::OutputsRefused) => ActionEnding::OutputsRefused,
             _ => return Err(ConvertError::new("action_report.ending", "is not known")),
         };

@@ -201,6 +201,7 @@ fn verdict_to_wire(verdict: Verdict) -> (v1::VerdictKind, u32) {
         Verdict::TimedOut => (v1::VerdictKind::TimedOut, 0),
         Verdict::MemoryExceeded => (v1::VerdictKind::MemoryExceeded, 0),
         Verdict::OutputExceeded => (v1::VerdictKind::OutputExceeded, 0),
+        Verdict::ProcessesExceeded => (v1::VerdictKind::ProcessesExceeded, 0),
     }
 }
 
@@ -213,6 +214,7 @@ fn verdict_to_model(kind: i32, signal: u32) -> Result<Verdict, ConvertError> {
         Ok(v1::VerdictKind::TimedOut) => Verdict::TimedOut,
         Ok(v1::VerdictKind::MemoryExceeded) => Verdict::MemoryExceeded,
         Ok(v1::VerdictKind::OutputExceeded) => Verdict::OutputExceeded,
+        Ok(v1::VerdictKind::ProcessesExceeded) => Verdict::ProcessesExceeded,
         _ => return Err(ConvertError::new("verdict", "is not known")),
     })
 }
@@ -261,6 +263,7 @@ fn interruption_to_wire(interruption: Interruption, case: Option<CaseIndex>) -> 
         Interruption::TimedOut => (v1::InterruptionKind::TimedOut, 0),
         Interruption::MemoryExceeded => (v1::InterruptionKind::MemoryExceeded, 0),
         Interruption::OutputExceeded => (v1::InterruptionKind::OutputExceeded, 0),
+        Interruption::ProcessesExceeded => (v1::InterruptionKind::ProcessesExceeded, 0),
         Interruption::Contradicted => (v1::InterruptionKind::Contradicted, 0),
     };
     v1::Interruption { kind: kind.into(), signal, case: case.map(|case| case.0) }
@@ -272,6 +275,7 @@ fn interruption_to_model(wire: &v1::Interruption) -> Result<(Interruption, Optio
         Ok(v1::InterruptionKind::TimedOut) => Interruption::TimedOut,
         Ok(v1::InterruptionKind::MemoryExceeded) => Interruption::MemoryExceeded,
         Ok(v1::InterruptionKind::OutputExceeded) => Interruption::OutputExceeded,
+        Ok(v1::InterruptionKind::ProcessesExceeded) => Interruption::ProcessesExceeded,
         Ok(v1::InterruptionKind::Contradicted) => Interruption::Contradicted,
         _ => return Err(ConvertError::new("interruption.kind", "is not known")),
     };

@@ -159,6 +159,7 @@ fn verdicts() -> impl Strategy<Value = Verdict> {
         Just(Verdict::TimedOut),
         Just(Verdict::MemoryExceeded),
         Just(Verdict::OutputExceeded),
+        Just(Verdict::ProcessesExceeded),
     ]
 }
 
@@ -168,6 +169,7 @@ fn interruptions() -> impl Strategy<Value = (Interruption, Option<CaseIndex>)> {
         Just(Interruption::TimedOut),
         Just(Interruption::MemoryExceeded),
         Just(Interruption::OutputExceeded),
+        Just(Interruption::ProcessesExceeded),
         Just(Interruption::Contradicted),
     ];
     (kinds, proptest::option::of(any::<u32>().prop_map(CaseIndex)))

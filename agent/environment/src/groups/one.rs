@@ -60,6 +60,8 @@ impl Trees {
         let (peak, kill_counter) = (memory("memory.max_usage_in_bytes"), memory("memory.oom_control"));
         (group.peak, group.kill_counter) = (peak, kill_counter);
         group.cpu_counter = group.cpu.as_deref().and_then(|directory| open(directory, "cpuacct.usage"));
+        let refused = |directory: &Path| OpenOptions::new().read(true).open(directory.join("pids.events")).ok();
+        group.refusal_counter = group.processes.as_deref().and_then(refused);
         Ok(group)
     }
 }
@@ -94,11 +96,18 @@ pub(super) struct Group {
     peak: Option<File>,
     kill_counter: Option<File>,
     cpu_counter: Option<File>,
+    /// Refusals when the present use began.
+    refusals: u64,
+    refusal_counter: Option<File>,
 }
 
 impl Group {
     fn kills(&self) -> u64 {
         read(self.kill_counter.as_ref()).and_then(|text| value_of(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    fn refusals(&self) -> u64 {
+        read(self.refusal_counter.as_ref()).and_then(|text| value_of(&text, "max")).unwrap_or(0)
     }
 
     fn set_limits(&self, memory_bytes: u64, processes: u32) -> io::Result<()> {
@@ -134,6 +143,7 @@ impl ControlGroup for Group {
         reset(self.peak.as_ref())?;
         reset(self.cpu_counter.as_ref())?;
         self.kills = self.kills();
+        self.refusals = self.refusals();
         Ok(())
     }
 
@@ -144,6 +154,7 @@ impl ControlGroup for Group {
             memory_peak_bytes: peak.unwrap_or(0),
             cpu: cpu.map(Duration::from_nanos),
             memory_kills: self.kills().saturating_sub(self.kills),
+            refused_processes: self.refusals().saturating_sub(self.refusals),
         }
     }
 }

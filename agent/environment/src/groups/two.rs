@@ -52,7 +52,7 @@ impl Tree {
     pub(super) fn create(&self, name: &str) -> io::Result<Group> {
         let path = self.parent.join(name);
         fs::create_dir(&path)?;
-        Ok(Group { path, limits: None, kills: 0, cpu_microseconds: 0, peak: None })
+        Ok(Group { path, limits: None, kills: 0, refusals: 0, cpu_microseconds: 0, peak: None })
     }
 }
 
@@ -62,6 +62,7 @@ pub(super) struct Group {
     path: PathBuf,
     limits: Option<(u64, u32)>,
     kills: u64,
+    refusals: u64,
     cpu_microseconds: u64,
     /// Since Linux 6.12 a writer of this file gets the peak since its own last write.
     peak: Option<File>,
@@ -70,6 +71,10 @@ pub(super) struct Group {
 impl Group {
     fn kills(&self) -> u64 {
         keyed(&self.path, "memory.events", "oom_kill").unwrap_or(0)
+    }
+
+    fn refusals(&self) -> u64 {
+        keyed(&self.path, "pids.events", "max").unwrap_or(0)
     }
 
     fn cpu_microseconds(&self) -> u64 {
@@ -113,6 +118,7 @@ impl ControlGroup for Group {
         }
         self.peak = self.reset_peak().ok();
         self.kills = self.kills();
+        self.refusals = self.refusals();
         self.cpu_microseconds = self.cpu_microseconds();
         Ok(())
     }
@@ -123,6 +129,7 @@ impl ControlGroup for Group {
             memory_peak_bytes: self.peak().unwrap_or(0),
             cpu: Some(cpu).filter(|cpu| !cpu.is_zero()),
             memory_kills: self.kills().saturating_sub(self.kills),
+            refused_processes: self.refusals().saturating_sub(self.refusals),
         }
     }
 }
@@ -137,13 +144,14 @@ impl Drop for Group {
 mod tests {
     use super::*;
 
-    const FILES: [(&str, &str); 8] = [
+    const FILES: [(&str, &str); 9] = [
         ("memory.max", "max"),
         ("memory.swap.max", "max"),
         ("memory.oom.group", "0"),
         ("memory.peak", "0"),
         ("memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n"),
         ("pids.max", "max"),
+        ("pids.events", "max 4\n"),
         ("cpu.stat", "usage_usec 500\nuser_usec 400\n"),
         ("cgroup.procs", ""),
     ];
@@ -182,8 +190,14 @@ mod tests {
         assert_eq!(group.usage().memory_kills, 0);
         fs::write(path.join("memory.events"), "oom_kill 3\n").expect("a file");
         fs::write(path.join("memory.peak"), "4096\n").expect("a file");
+        fs::write(path.join("pids.events"), "max 6\n").expect("a file");
         fs::write(path.join("cpu.stat"), "usage_usec 1500\n").expect("a file");
-        let expected = GroupUsage { memory_peak_bytes: 4096, cpu: Some(Duration::from_millis(1)), memory_kills: 1 };
+        let expected = GroupUsage {
+            memory_peak_bytes: 4096,
+            cpu: Some(Duration::from_millis(1)),
+            memory_kills: 1,
+            refused_processes: 2,
+        };
         assert_eq!(group.usage(), expected);
         for (name, _) in FILES {
             fs::remove_file(path.join(name)).expect("ours");

@@ -1,14 +1,20 @@
 //! Which system calls a program may make.
 //!
-//! The kernel's surface is what a hostile program attacks. The filter refuses with `EPERM` whatever tests do not need and its attackers do:
-//! namespaces, mounts, modules, keys, `bpf`, performance counters, `userfaultfd`, handles, other processes' memory, and every kind of socket but
-//! local, internet and routing ones. It follows the profile that Docker ships (moby, `profiles/seccomp/default.json`) and is stricter where that
-//! profile leaves things to capabilities. What a library probes before it falls back is refused with `ENOSYS`: `clone3`, whose flags no filter can
-//! see, `io_uring`, and every call that is newer than this list. Other machine languages of the processor (32 bits, x32) are no way around it.
+//! The kernel's surface is what a hostile program attacks. There are three answers:
 //!
-//! The program is made once for all sandboxes by `seccompiler`, and is installed by a prepared call of the first process.
+//! - What tests need is *allowed*: a list, after the profile that Docker ships (moby, `profiles/seccomp/default.json`), and stricter where that
+//!   profile leaves things to capabilities. Some of it only with harmless arguments: no namespaces, no set-user-id modes, local, internet and
+//!   routing sockets alone.
+//! - What they do not need and attackers do is *refused* with `EPERM`: namespaces, mounts, modules, keys, `bpf`, performance counters,
+//!   `userfaultfd`, handles, other processes' memory.
+//! - *Everything else* is answered with `ENOSYS`, as if the kernel were older, so that libraries fall back: `clone3`, whose flags no filter can see,
+//!   `io_uring`, policies of memory nodes, and every call that is newer than the list. Other machine languages of the processor (32 bits, x32) are
+//!   no way around it.
+//!
+//! What `seccompiler` makes of the conditions stands behind a short program that looks the call's number up among the known ones, in ranges: most
+//! calls are neighbours. Filters are made once for all sandboxes, and installed by a prepared call of the first process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_long;
 
 use seccompiler::{
@@ -16,10 +22,8 @@ use seccompiler::{
     TargetArch, sock_filter,
 };
 
+use super::allowed::{ALLOWED, ALLOWED_HERE, FCHMODAT2};
 use crate::{EnvironmentError, Profile};
-
-/// The last call of Linux 6.17; numbers from 424 on are the same on every architecture.
-const NUMBER_MAX: u32 = 469;
 
 /// Never allowed, in the order of the alphabet.
 const REFUSED: &[c_long] = &[
@@ -86,13 +90,8 @@ const REFUSED_HERE: &[c_long] = &[];
 const REFUSED_UNLESS_DEBUGGING: &[c_long] =
     &[libc::SYS_kcmp, libc::SYS_pidfd_getfd, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_ptrace];
 
-/// Refused with `ENOSYS`, as if the kernel were older.
-const UNKNOWN: &[c_long] =
-    &[libc::SYS_clone3, libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup];
-
 /// Of Linux 6.15.
 const OPEN_TREE_ATTR: c_long = 467;
-const FCHMODAT2: c_long = 452;
 
 /// Flags of `clone` and `unshare` that ask for a namespace.
 const NAMESPACES: [i32; 7] = [
@@ -200,31 +199,51 @@ pub(super) fn filter(profile: Profile) -> Result<Vec<sock_filter>, EnvironmentEr
 }
 
 fn build(profile: Profile) -> Built<Vec<sock_filter>> {
-    let number = |value: i32| u32::from(value.unsigned_abs() as u16);
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    let refusing = SeccompAction::Errno(number(libc::EPERM));
-    let program: BpfProgram =
-        SeccompFilter::new(rules(profile)?, SeccompAction::Allow, refusing, architecture)?.try_into()?;
-    // `seccompiler` knows one answer for all refused calls. In front of its program, those that get the other: load the number, compare.
-    let unknown = libc::SECCOMP_RET_ERRNO | number(libc::ENOSYS);
-    let instruction = |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code as u16, jt, jf, k };
-    let mut whole = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
-    let count = UNKNOWN.len() as u8;
-    whole.push(instruction(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, count, 0, NUMBER_MAX));
-    for (index, call) in (0..count).zip(UNKNOWN) {
-        let is_last = index + 1 == count;
-        let call = u32::try_from(*call).unwrap_or(u32::MAX);
-        whole.push(instruction(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            count - index - 1,
-            u8::from(is_last),
-            call,
-        ));
-    }
-    whole.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0, unknown));
+    let rules = rules(profile)?;
+    let known = ALLOWED.iter().chain(ALLOWED_HERE).chain(REFUSED_UNLESS_DEBUGGING).chain(rules.keys());
+    let mut whole = look_up(&ranges(known.filter_map(|call| u32::try_from(*call).ok()).collect()));
+    let refusing = SeccompAction::Errno(error_number(libc::EPERM));
+    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refusing, architecture)?.try_into()?;
     whole.extend(program);
     Ok(whole)
 }
+
+fn error_number(value: i32) -> u32 {
+    u32::from(value.unsigned_abs() as u16)
+}
+
+/// Numbers as first and last of each run of neighbours, in order.
+fn ranges(numbers: BTreeSet<u32>) -> Vec<(u32, u32)> {
+    let mut ranges = Vec::<(u32, u32)>::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    ranges
+}
+
+/// A program that goes on behind its end with calls in the ranges, and answers all others with `ENOSYS`.
+fn look_up(ranges: &[(u32, u32)]) -> Vec<sock_filter> {
+    let instruction = |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code as u16, jt, jf, k };
+    let unknown = instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | error_number(libc::ENOSYS));
+    let mut program = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
+    let length = program.len() + ranges.len() * INSTRUCTIONS_PER_RANGE + 1;
+    for (first, last) in ranges {
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 3, 0, *last));
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, *first));
+        program.push(unknown.clone());
+        let left = (length - program.len() - 1) as u32;
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JA, 0, 0, left));
+    }
+    program.push(unknown);
+    program
+}
+
+/// Beyond the range? Not before it? Unknown. On to the end.
+const INSTRUCTIONS_PER_RANGE: usize = 4;
 
 /// The bytes of a program.
 pub(super) fn bytes(program: &[sock_filter]) -> Vec<u8> {
@@ -234,4 +253,69 @@ pub(super) fn bytes(program: &[sock_filter]) -> Vec<u8> {
         [low, high, filter.jt, filter.jf, a, b, c, d]
     };
     program.iter().flat_map(instruction).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a whole filter answers to a call whose arguments are all zero.
+    fn answer(program: &[sock_filter], number: u32) -> u32 {
+        // AUDIT_ARCH_X86_64 or AUDIT_ARCH_AARCH64.
+        let architecture = if cfg!(target_arch = "x86_64") { 0xC000_003E } else { 0xC000_00B7 };
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let instruction = &program[at];
+            let (code, k) = (u32::from(instruction.code), instruction.k);
+            let jump = |is_true: bool| usize::from(if is_true { instruction.jt } else { instruction.jf });
+            at += 1;
+            match (code & 0x07, code & 0xf0) {
+                (libc::BPF_LD, _) => accumulator = [number, architecture].get(k as usize / 4).copied().unwrap_or(0),
+                (libc::BPF_ALU, _) => accumulator &= k,
+                (libc::BPF_JMP, libc::BPF_JA) => at += k as usize,
+                (libc::BPF_JMP, libc::BPF_JEQ) => at += jump(accumulator == k),
+                (libc::BPF_JMP, libc::BPF_JGT) => at += jump(accumulator > k),
+                (libc::BPF_JMP, libc::BPF_JGE) => at += jump(accumulator >= k),
+                (libc::BPF_RET, _) => return k,
+                _ => panic!("an instruction of another kind: {instruction:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_is_allowed_refused_or_unknown_as_the_lists_say() {
+        for profile in [Profile::Strict, Profile::Debug] {
+            let program = build(profile).expect("there is one for this processor");
+            let is_in = |list: &[c_long], number: u32| list.contains(&c_long::from(number));
+            for number in (0..1024).chain([0x4000_0000, 0x4000_0027, u32::MAX]) {
+                let is_for_debugging = is_in(REFUSED_UNLESS_DEBUGGING, number);
+                let is_refused = is_in(REFUSED, number)
+                    || is_in(REFUSED_HERE, number)
+                    || profile == Profile::Strict && is_for_debugging
+                    // A family of zero is none of the allowed ones.
+                    || number == libc::SYS_socket as u32;
+                let is_allowed = is_in(ALLOWED, number) || is_in(ALLOWED_HERE, number) || is_for_debugging;
+                let expected = match (is_refused, is_allowed) {
+                    (true, _) => libc::SECCOMP_RET_ERRNO | error_number(libc::EPERM),
+                    (false, true) => libc::SECCOMP_RET_ALLOW,
+                    (false, false) => libc::SECCOMP_RET_ERRNO | error_number(libc::ENOSYS),
+                };
+                assert_eq!(answer(&program, number), expected, "{profile:?} {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_call_is_both_allowed_and_refused() {
+        for call in ALLOWED.iter().chain(ALLOWED_HERE) {
+            let refused = [REFUSED, REFUSED_HERE, REFUSED_UNLESS_DEBUGGING];
+            assert!(!refused.iter().any(|list| list.contains(call)), "{call}");
+        }
+    }
+
+    #[test]
+    fn neighbours_make_a_range() {
+        assert_eq!(ranges([5, 1, 2, 3, 9].into()), [(1, 3), (5, 5), (9, 9)]);
+        assert!(ranges(BTreeSet::new()).is_empty());
+    }
 }

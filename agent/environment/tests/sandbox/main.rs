@@ -37,6 +37,7 @@ fn everything_holds_for_an_ordinary_user_too() {
         .args(["--skip", "everything_holds", "--test-threads", "2"])
         .env("TMPDIR", directory.path())
         .env(support::HOSTILE, &hostile)
+        .env(kills::AGENTS_KILLED_VARIABLE, "5")
         .env("GROUPS", groups.paths())
         .current_dir("/")
         .output()

@@ -106,6 +106,7 @@ fn an_interruption_alone_becomes_the_verdict_of_each_kind() {
         (Interruption::TimedOut, Verdict::TimedOut),
         (Interruption::MemoryExceeded, Verdict::MemoryExceeded),
         (Interruption::OutputExceeded, Verdict::OutputExceeded),
+        (Interruption::ProcessesExceeded, Verdict::ProcessesExceeded),
         (Interruption::Contradicted, FAILED),
     ];
     for (kind, verdict) in table {

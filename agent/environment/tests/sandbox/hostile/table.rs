@@ -70,7 +70,7 @@ pub(super) const TABLE: [Row; 51] = [
     ),
     program("H26", "open an input again for writing, map it shared", "EACCES or EROFS; the host's inputs unchanged"),
     program("H27", "link to an input and write through the link", "EXDEV or EPERM; the host's inputs unchanged"),
-    test("H28", "a fork bomb", "no more processes than the limit; the slot works on"),
+    test("H28", "a fork bomb", "killed: processes; never more than the limit; the slot works on"),
     test(
         "H29",
         "a daemon that outlives the program and goes on writing outputs",
