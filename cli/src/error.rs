@@ -9,6 +9,7 @@ use muster_model::platform::EnvironmentKind;
 
 use crate::cache_error::CacheError;
 use crate::exit_code::ExitCode;
+use crate::image::ImageError;
 use crate::project::ProjectError;
 use crate::text;
 
@@ -27,6 +28,9 @@ pub enum ExpectedError {
     /// The cache can't answer.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// An image can't be imported.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A report can't be written.
     #[error("cannot write {what}")]
     Report {
@@ -181,6 +185,7 @@ impl ExpectedError {
             Self::Fleet(FleetError::NoSuchCheck { .. }) => ExitCode::NothingToRun,
             Self::Fleet(_) | Self::Embedded(_) => ExitCode::FleetFault,
             Self::Cache(error) => error.exit_code(),
+            Self::Image(_) => ExitCode::Usage,
             Self::Report { .. } | Self::BrokenPipe => ExitCode::ReportFailed,
             Self::Cancelled => ExitCode::Cancelled,
         }
@@ -220,6 +225,7 @@ impl ExpectedError {
             Self::Project(error) => error.hint().into_iter().collect(),
             Self::Fleet(error) => error.hints(),
             Self::Cache(error) => error.hints(),
+            Self::Image(error) => vec![error.hint().to_owned()],
             Self::Embedded(error) => error.hints(&self.causes()),
             Self::Report { .. } => vec!["name a file in a directory that is there and can be written to".into()],
             Self::BrokenPipe | Self::Cancelled => Vec::new(),
@@ -314,6 +320,9 @@ fn precondition_hints(message: &str, environment: EnvironmentKind) -> Vec<String
     let given: Vec<String> = message.lines().filter_map(hint_line).map(str::to_owned).collect();
     if !given.is_empty() {
         return given;
+    }
+    if message.contains("blobs are missing") {
+        return vec!["an image that was evicted is stored again by: muster image import ARCHIVE".into()];
     }
     let mut hints = vec!["muster fleet status shows what the agents offer".into()];
     if message.contains("base ") {

@@ -292,3 +292,11 @@ pub const SERVICE_DATA_KEPT_MAX: usize = 16;
 pub const SERVICE_DATA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Files, directories and links of it.
 pub const SERVICE_DATA_NODES_MAX: usize = 100_000;
+/// Bytes of an archive that becomes an image, not compressed.
+pub const IMAGE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+/// What one byte of a compressed archive may become, in bytes; root file systems become two to five.
+pub const IMAGE_EXPANSION_RATIO_MAX: u64 = 200;
+/// Bytes that a compressed archive may become whatever its own size.
+pub const IMAGE_EXPANSION_BYTES_FREE: u64 = 64 * 1024 * 1024;
+/// One header of an archive that has a content (a long name, extended attributes), in bytes.
+pub const IMAGE_HEADER_BYTES_MAX: u64 = 1024 * 1024;

@@ -7,6 +7,7 @@ mod conformance;
 mod coordinator;
 mod fleet;
 mod fleet_access;
+mod image;
 mod runs;
 mod runs_why;
 mod test;
@@ -65,6 +66,9 @@ enum Command {
     /// What the cache holds and saves
     #[command(subcommand)]
     Cache(cache::CacheCommand),
+    /// Root file systems that tests can run in
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Ask any server of the Remote Execution API whether it keeps the specification's rules
     Conformance(conformance::ConformanceArguments),
 }
@@ -97,6 +101,7 @@ impl CommandLine {
                 Command::Fleet(command) => Ok(command.run().await.map(|()| ExitCode::Passed)),
                 Command::Runs(command) => Ok(command.run(color).await.map(|()| ExitCode::Passed)),
                 Command::Cache(command) => Ok(command.run().await.map(|()| ExitCode::Passed)),
+                Command::Image(command) => Ok(command.run().await.map(|()| ExitCode::Passed)),
                 Command::Conformance(arguments) => Ok(arguments.run(color).await),
                 Command::Coordinator(_) => Ok(Ok(ExitCode::Passed)),
             }
@@ -119,6 +124,7 @@ impl CommandLine {
             Command::Fleet(command) => command.format(),
             Command::Runs(command) => command.format(),
             Command::Cache(command) => command.format(),
+            Command::Image(command) => command.format(),
             Command::Conformance(arguments) => arguments.format,
             Command::Coordinator(_) | Command::Agent(_) => Format::Human,
         }

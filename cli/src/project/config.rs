@@ -33,6 +33,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use muster_model::Digest;
 use muster_model::platform::EnvironmentKind;
 use muster_model::spec::Profile;
 use toml::Spanned;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) base: Option<String>,
     /// `environment`, as a kind.
     pub(crate) environment: Option<EnvironmentKind>,
+    /// `image` of the `[environment.NAME]` that it names.
+    pub(crate) image: Option<Digest>,
     /// The services of the environment that it names.
     pub(crate) services: Vec<ServiceSettings>,
     /// `timeout`.
@@ -173,6 +176,7 @@ impl Settings {
             framework: self.framework.or(general.framework),
             data,
             base: self.base.or_else(|| general.base.clone()),
+            image: if self.environment.is_some() { self.image } else { general.image },
             services: if self.environment.is_some() { self.services } else { general.services.clone() },
             environment: self.environment.or(general.environment),
             timeout: self.timeout.or(general.timeout),
@@ -254,6 +258,7 @@ impl Reader<'_> {
             "environment" => {
                 let environment = self.environment(value)?;
                 settings.environment = Some(environment.kind);
+                settings.image = environment.image;
                 settings.services = environment.services;
             }
             "timeout" => settings.timeout = Some(self.duration(value)?),

@@ -154,3 +154,26 @@ fn what_is_wrong_with_a_service_is_named_with_its_place() {
     hint: write "sandbox", "host" or "db"
     "#);
 }
+
+#[test]
+fn a_suite_gets_the_image_of_the_environment_that_it_names() {
+    let image = Digest::of(b"root");
+    let suites = "[test]\nenvironment = \"old\"\n[test.a]\ncommand = [\"x\"]\n[test.b]\ncommand = [\"x\"]\nenvironment = \"sandbox\"\n";
+    let environment = format!("[environment.old]\nkind = \"sandbox\"\nimage = \"{image}\"\n");
+    let configuration = Configuration::parse(&format!("{suites}{environment}")).expect("it is right");
+    let of = |suite: &NamedSuite| suite.settings.clone().over(&configuration.settings).image;
+    assert_eq!(configuration.suites.iter().map(of).collect::<Vec<_>>(), [Some(image), None]);
+}
+
+#[test]
+fn an_image_has_the_right_form_and_takes_the_place_of_a_base() {
+    insta::assert_snapshot!(complaint("[environment.db]\nimage = \"x\"\n"), @r#"
+    muster.toml:2:9: `"x"` is not a digest that `muster image import` printed
+    hint: write a digest that `muster image import` printed
+    "#);
+    let text = format!("[environment.db]\nkind = \"host\"\nimage = \"{}\"\n", Digest::of(b""));
+    insta::assert_snapshot!(complaint(&text), @r#"
+    muster.toml:3:1: a bare host shows no image
+    hint: write kind = "sandbox"
+    "#);
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use muster_model::platform::{EnvironmentKind, Properties, Requirements};
+use muster_model::platform::{BaseRequest, EnvironmentKind, Properties, Requirements};
 use muster_model::spec::{EnvironmentLimits, TargetPolicy};
 
 use super::config::{Configuration, NamedSuite, Settings};
@@ -40,7 +40,8 @@ impl Suite {
             }
         }
         Requirements {
-            base: base::request(settings.base.as_deref()),
+            // An image takes the place of a base.
+            base: if settings.image.is_some() { BaseRequest::None } else { base::request(settings.base.as_deref()) },
             environment: settings.environment.unwrap_or(EnvironmentKind::Sandbox),
             properties,
         }
@@ -148,6 +149,9 @@ fn named_suite(
 fn plan(mut settings: Settings, options: &ProjectOptions) -> Plan {
     settings.base = options.base.clone().or(settings.base);
     settings.environment = options.environment.or(settings.environment);
+    if settings.environment == Some(EnvironmentKind::Host) {
+        settings.image = None;
+    }
     settings.requirements.extend(options.requirements.iter().cloned());
     if let Some(python) = &options.python {
         settings.python = Some(python.display().to_string());

@@ -270,6 +270,9 @@ pub async fn prepare(
         progress.step(Step::Hashing { suite: name() });
         let before = preparation.target_count();
         preparation = describe(suite.clone(), material, preparation).await?;
+        if let Some(root) = suite.plan.settings.image {
+            preparation.put_image_under(before, root);
+        }
         progress.step(Step::Ready { suite: name(), targets: preparation.target_count() - before });
     }
     preparation.finish()

@@ -60,6 +60,13 @@ impl Preparation {
         self.run.targets.len()
     }
 
+    /// Puts an image under everything of the targets from number `first` on.
+    pub(crate) fn put_image_under(&mut self, first: usize, root: Digest) {
+        for target in self.run.targets.iter_mut().skip(first) {
+            target.layers.insert(0, Layer { root, mount_path: "/".into(), purpose: "image".into() });
+        }
+    }
+
     /// Tells the user something.
     pub(crate) fn notice(&mut self, sentence: String) {
         if !self.run.notices.contains(&sentence) {

@@ -21,9 +21,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use muster_model::limits;
 use muster_model::platform::EnvironmentKind;
 use muster_model::service::{CloneMode, Probe};
+use muster_model::{Digest, DigestFunction, limits};
 
 use super::{Key, ProjectError, Reader, Value};
 
@@ -32,6 +32,8 @@ use super::{Key, ProjectError, Reader, Value};
 pub(crate) struct NamedEnvironment {
     /// `kind`.
     pub(crate) kind: EnvironmentKind,
+    /// `image`: the root `Directory` of a root file system.
+    pub(crate) image: Option<Digest>,
     /// The `[environment.NAME.service.SERVICE]` tables, each after those that it waits for.
     pub(crate) services: Vec<ServiceSettings>,
 }
@@ -69,7 +71,7 @@ pub(crate) struct ServiceSettings {
     pub(crate) processes: u32,
 }
 
-const ENVIRONMENT_KEYS: [&str; 2] = ["kind", "service"];
+const ENVIRONMENT_KEYS: [&str; 3] = ["kind", "image", "service"];
 const SERVICE_KEYS: [&str; 11] =
     ["command", "directory", "setup", "data", "ready", "after", "clone", "export", "env", "memory", "processes"];
 const READY_KEYS: [&str; 6] = ["tcp", "http", "exec", "log", "deadline", "interval"];
@@ -92,9 +94,14 @@ impl Reader<'_> {
     fn named_environment(&self, value: &Value<'_>) -> Result<NamedEnvironment, ProjectError> {
         let mut environment = NamedEnvironment::default();
         let mut services = Vec::new();
+        let mut image = None;
         for (key, value) in self.table(value)? {
             match key.get_ref().as_ref() {
                 "kind" => environment.kind = self.kind(value)?,
+                "image" => {
+                    environment.image = Some(self.image(value)?);
+                    image = Some(key);
+                }
                 "service" => {
                     for (key, value) in self.table(value)? {
                         services.push((key, self.service(key, value)?));
@@ -107,8 +114,27 @@ impl Reader<'_> {
             let message = "a bare host has no network for services of its own".to_owned();
             return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
         }
+        if let Some(key) = image {
+            if environment.kind == EnvironmentKind::Host {
+                let message = "a bare host shows no image".to_owned();
+                return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
+            }
+            if !services.is_empty() {
+                let message = "services run over a base, and an image takes its place".to_owned();
+                let hint = "put services and image into environments of their own".to_owned();
+                return Err(self.error(key.span(), message, hint));
+            }
+        }
         environment.services = self.ordered(services)?;
         Ok(environment)
+    }
+
+    fn image(&self, value: &Value<'_>) -> Result<Digest, ProjectError> {
+        let text = value.get_ref().as_str().and_then(|text| text.strip_prefix("blake3:"));
+        let digest = text
+            .and_then(|text| text.split_once('/'))
+            .and_then(|(hash, size)| Digest::parse(DigestFunction::Blake3, hash, size.parse().ok()?).ok());
+        digest.ok_or_else(|| self.expected(value, "a digest that `muster image import` printed"))
     }
 
     /// Each after those that it waits for.
