@@ -242,9 +242,7 @@ impl Coordinator {
                 Effect::Withdraw { agent, epoch }
             }
             Command::Acknowledge { agent, epoch, fenced } => {
-                if fenced && self.is_of_action(epoch) {
-                    self.room.sometimes("action result fenced");
-                }
+                self.note_fenced(epoch, fenced);
                 self.close(epoch);
                 Effect::Acknowledge { agent, epoch }
             }
@@ -263,13 +261,7 @@ impl Coordinator {
                 self.reservations.push((below, count));
                 return;
             }
-            Command::AssignAction { agent, epoch, action } => {
-                let content = self.room.assigned(action, epoch);
-                let slots = self.slots.get(&agent).copied().unwrap_or_default();
-                self.leases.opened(epoch, agent, slots, &content);
-                self.contents.insert(epoch, content);
-                Effect::Assign { agent, epoch }
-            }
+            Command::AssignAction { agent, epoch, action } => self.assign_action(agent, epoch, action),
             Command::ReportActionFault { action, kind, .. } => {
                 self.room.faulted(action, kind);
                 return;
@@ -278,6 +270,25 @@ impl Coordinator {
             Command::FinishAction { end: ActionEnd::Cancelled, .. } => return,
             Command::FinishAction { action, end, .. } => Effect::Conclude { action, end },
         };
+        self.push_effect(effect);
+    }
+
+    fn note_fenced(&mut self, epoch: Epoch, fenced: bool) {
+        if fenced && self.is_of_action(epoch) {
+            self.room.sometimes("action result fenced");
+        }
+    }
+
+    fn assign_action(&mut self, agent: AgentId, epoch: Epoch, action: ActionId) -> Effect {
+        let content = self.room.assigned(action, epoch);
+        let slots = self.slots.get(&agent).copied().unwrap_or_default();
+        self.leases.opened(epoch, agent, slots, &content);
+        self.contents.insert(epoch, content);
+        Effect::Assign { agent, epoch }
+    }
+
+    /// Has an effect wait for the records before it; one on an action for the reservation of its epoch only.
+    fn push_effect(&mut self, effect: Effect) {
         let of_action = match effect {
             Effect::Assign { epoch, .. }
             | Effect::Recall { epoch, .. }
