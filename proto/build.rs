@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "reapi/action.proto",
     "reapi/action_cache.proto",
     "reapi/asset.proto",
@@ -16,6 +16,7 @@ const FILES: [&str; 17] = [
     "reapi/request_metadata.proto",
     "reapi/status.proto",
     "reapi/tree.proto",
+    "muster/v1/cache.proto",
     "muster/v1/entry.proto",
     "muster/v1/fleet.proto",
     "muster/v1/run.proto",

@@ -111,7 +111,7 @@ async fn measure(place: &Path, blobs: &[Bytes], packed_bytes_max: u64) -> Result
     }
     let full = store.stats().await?.charged_bytes;
     let started = Instant::now();
-    store.collect(full / 2).await?;
+    store.collect(muster_cache::CollectGoal::size(full / 2)).await?;
     drop(store);
     Ok(Figures { write, read, evict: started.elapsed(), disk_bytes })
 }

@@ -25,7 +25,8 @@ use muster_model::key::ActionKey;
 
 pub use blob::Blob;
 pub use disk::{
-    BlobEntry, BlobPage, Collected, DiskConfig, DiskStats, DiskStore, DivergentPage, Lease, RecordEntry, RecordPage,
+    BlobEntry, BlobPage, CollectGoal, Collected, DiskConfig, DiskStats, DiskStore, DivergentPage, Lease, PageRequest,
+    RecordEntry, RecordPage, UseOrder,
 };
 pub use error::StoreError;
 pub use folder::{Copies, Folder, FolderError, LinkRule, TakeRules, Taken, TakenFile, TakenTree, lay_out, take};

@@ -68,6 +68,14 @@ pub fn estimate(duration: Duration) -> String {
     }
 }
 
+/// How long ago something was, as [`duration`] in whole seconds.
+pub fn whole_seconds(millis: u64) -> String {
+    match millis / 1000 {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds => duration(Duration::from_secs(seconds)),
+    }
+}
+
 /// Milliseconds as [`duration`].
 pub fn millis(millis: u64) -> String {
     duration(Duration::from_millis(millis))
@@ -122,7 +130,7 @@ pub fn date(unix_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", minute / 60, minute % 60)
 }
 
-/// Reads a duration as a person types it: `30s`, `2m`, `500ms`, `1h30m`, or a bare number of seconds.
+/// Reads a duration as a person types it: `30s`, `2m`, `500ms`, `1h30m`, `7d`, or a bare number of seconds.
 ///
 /// # Errors
 ///
@@ -145,7 +153,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             "s" | "" => 1000,
             "m" | "min" => 60_000,
             "h" => 3_600_000,
-            unit => return Err(format!("`{unit}` is no unit of time; write ms, s, m or h")),
+            "d" => 24 * 3_600_000,
+            unit => return Err(format!("`{unit}` is no unit of time; write ms, s, m, h or d")),
         };
         rest = &rest[letters..];
         total = total.saturating_add(Duration::from_millis(number.saturating_mul(unit_ms)));
@@ -179,7 +188,10 @@ mod tests {
         assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
-        for wrong in ["", "s", "-1s", "1d", "0", "99999999999999999999s", "18446744073709551615h", "1.5s", "1s x"] {
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
+        for wrong in
+            ["", "s", "-1s", "1w", "366d", "0", "99999999999999999999s", "18446744073709551615h", "1.5s", "1s x"]
+        {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }
@@ -187,6 +199,7 @@ mod tests {
     #[test]
     fn a_guess_is_not_told_to_the_hundredth() {
         let told = [1, 1000, 1001, 39_250, 61_000].map(|millis| estimate(Duration::from_millis(millis)));
+        assert_eq!([0, 999, 59_999, 61_000].map(whole_seconds), ["0 s", "0 s", "59 s", "1 min 01 s"]);
         assert_eq!(told, ["1 s", "1 s", "2 s", "40 s", "1 min 01 s"]);
     }
 

@@ -1,4 +1,4 @@
-//! `muster cache get`, `put` and `why-miss`, on what embedded runs and clients have left in the cache.
+//! `muster cache get`, `put`, `ls`, `gc`, `stats` and `why-miss`, on what embedded runs and clients have left in the cache.
 
 use muster_proto::reapi::{Action, Command, Digest, Directory, DirectoryNode, FileNode, command};
 use muster_tests::programs::{Fleet, Place};
@@ -34,6 +34,90 @@ fn a_file_that_is_stored_is_read_back_and_another_digest_is_not() {
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         assert!(output.stdout.is_empty() && String::from_utf8_lossy(&output.stderr).contains("hint: "), "{output:?}");
     }
+}
+
+#[test]
+fn what_was_stored_is_listed_and_goes_when_room_is_made_unless_it_is_leased() {
+    let place = Place::empty();
+    let fleet = Fleet::start(&place, 0);
+    let url = fleet.url();
+    let ask = |arguments: &[&str]| ask(&place, &[arguments, &["--fleet", &url]].concat());
+    // More than one page.
+    for number in 0..1100_u32 {
+        std::fs::write(place.project().join(format!("{number}")), number.to_le_bytes()).expect("is written");
+    }
+    std::fs::write(place.project().join("large"), vec![7; 3_000_000]).expect("is written");
+    let names: Vec<String> = (0..1100).map(|number| number.to_string()).collect();
+    let files: Vec<&str> = names.iter().map(String::as_str).chain(["large"]).collect();
+    let put = ask(&[&["put"], &files[..]].concat());
+    let digests: Vec<&Value> = put["blobs"].as_array().expect("blobs").iter().map(|blob| &blob["digest"]).collect();
+    let total = ask(&["ls"])["total"].as_u64().expect("a total");
+    assert!(total >= 1101, "{total}");
+
+    let newest = ask(&["ls", "--limit", "2"]);
+    let listed = |answer: &Value| -> Vec<Value> {
+        answer["blobs"].as_array().expect("blobs").iter().map(|blob| blob["digest"].clone()).collect()
+    };
+    assert_eq!(listed(&newest), [digests[1100].clone(), digests[1099].clone()], "{newest:#}");
+    assert_eq!((&newest["blobs"][0]["bytes"], &newest["blobs"][0]["results"]), (&json!(3_000_000), &json!(0)));
+    let largest = ask(&["ls", "--sort", "largest", "--limit", "1"]);
+    assert_eq!(listed(&largest), [digests[1100].clone()], "{largest:#}");
+    let all = listed(&ask(&["ls", "--all", "--sort", "oldest"]));
+    let mine: Vec<&Value> = all.iter().filter(|digest| digests.contains(digest)).collect();
+    assert!((all.len() as u64, &mine) == (total, &digests), "the order is that of use");
+    assert_eq!(ask(&["ls", "results"]), json!({"results": [], "total": 0}));
+    assert_eq!(ask(&["ls", "divergent"]), json!({"divergent": [], "total": 0}));
+
+    // Asking whether it is there leases it.
+    assert_eq!(ask(&["put", "500"])["blobs"][0]["uploaded"], false);
+    let foreseen = ask(&["gc", "--to", "0", "--dry-run"]);
+    assert_eq!(foreseen["evicted_blobs"], total - 1, "{foreseen:#}");
+    assert_eq!(ask(&["ls"])["total"], total, "nothing went");
+    let gone = ask(&["gc", "--older-than", "1h"]);
+    assert_eq!((&gone["evicted_blobs"], &gone["reached"]), (&json!(0), &json!(true)), "{gone:#}");
+    let gone = ask(&["gc", "--to", "0"]);
+    assert_eq!(
+        (&gone["evicted_blobs"], &gone["leased_blobs"], &gone["reached"]),
+        (&json!(total - 1), &json!(1), &json!(false))
+    );
+    let left = ask(&["ls"]);
+    assert_eq!(listed(&left), [digests[500].clone()], "{left:#}");
+    assert_eq!(left["blobs"][0]["leased"], true);
+
+    let output = place.muster(["cache", "gc", "--fleet", &url]).output().expect("muster starts");
+    assert_eq!(output.status.code(), Some(2), "what should go has to be said: {output:?}");
+}
+
+#[test]
+fn a_second_different_result_is_listed_and_who_asked_is_counted() {
+    let place = Place::empty();
+    let fleet = Fleet::start(&place, 0);
+    let (action, _) = store(&place, &fleet, b"an action");
+    let hash = action.strip_prefix("sha256:").and_then(|rest| rest.split('/').next()).expect("a hash").to_owned();
+    for exit_code in [0, 1, 1] {
+        let result = muster_proto::reapi::ActionResult { exit_code, ..Default::default() };
+        let file = place.project().join("result");
+        std::fs::write(&file, result.encode_to_vec()).expect("is written");
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--upload-file"]).arg(&file);
+        assert!(curl.arg(format!("{}/ac/{hash}", fleet.url())).status().expect("curl starts").success());
+    }
+    let url = fleet.url();
+    let divergent = ask(&place, &["ls", "divergent", "--fleet", &url]);
+    let found = &divergent["divergent"][0];
+    assert_eq!((&divergent["total"], &found["times"]), (&json!(1), &json!(2)), "{divergent:#}");
+    assert_ne!(found["first"], found["outcome"]);
+    let results = ask(&place, &["ls", "results", "--fleet", &url]);
+    assert_eq!((&results["results"][0]["key"], &results["results"][0]["divergent"]), (&found["key"], &json!(1)));
+
+    let stats = ask(&place, &["stats", "--fleet", &url]);
+    let count = |list: &str, head: &str, name: &str| {
+        let all = stats[list].as_array().expect("a list");
+        all.iter().find(|one| one[head] == name).map(|one| one["requests"].as_u64().expect("a count"))
+    };
+    assert_eq!(count("protocols", "protocol", "bazel_http"), Some(3), "{stats:#}");
+    assert_eq!(count("clients", "client", "curl"), Some(3), "{stats:#}");
+    assert!(count("protocols", "protocol", "remote_execution") > Some(0), "{stats:#}");
 }
 
 /// Stores a message as a client would; answers its digest as it is typed, and as messages have it.

@@ -7,9 +7,11 @@
 //! Small blobs are kept in packs, larger ones in files of their own ([`packs`]); one SQLite database says what is where ([`index`]), and is
 //! made anew from packs and files when it is damaged ([`rebuild`]).
 
+mod collect;
 mod durability;
 mod entries;
 mod eviction;
+mod foresight;
 mod index;
 mod layout;
 mod leases;
@@ -36,11 +38,12 @@ use muster_model::{Digest, DigestFunction};
 use crate::blob::blocking;
 use crate::files::{Files, RealFiles};
 use crate::{ActionCache, ActionRecord, Blob, BlobStore, Recorded, StoreError, digest_of};
+pub use collect::{CollectGoal, Collected};
 use entries::Offer;
 use index::Index;
 use layout::{Form, Layout};
 use link::Verified;
-pub use listing::{BlobEntry, BlobPage, Collected, DivergentPage, RecordEntry, RecordPage};
+pub use listing::{BlobEntry, BlobPage, DivergentPage, PageRequest, RecordEntry, RecordPage, UseOrder};
 use packs::PackHandles;
 use presence::Presence;
 use thread::IndexHandle;

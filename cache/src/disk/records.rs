@@ -64,7 +64,7 @@ impl Index {
                 }
             }
         }
-        let needed = records.iter().map(|(_, record)| charge(record.payload.len())).sum();
+        let needed = records.iter().map(|(_, record)| charge(record.payload.len() as u64)).sum();
         self.make_room(needed)?;
         // Blobs could still go where the lease time is zero: then the record must not be stored.
         for digest in records.iter().flat_map(|(_, record)| &record.references) {
@@ -104,7 +104,7 @@ impl Index {
                     .execute(params![row.id, id, position as i64])?;
             }
         }
-        self.totals.charged += charge(record.payload.len());
+        self.totals.charged += charge(record.payload.len() as u64);
         self.space.note_written(record.payload.len() as u64);
         self.totals.records += 1;
         Ok(recorded)
@@ -177,7 +177,7 @@ impl Index {
         let Some(size) = size else { return Ok(()) };
         self.untouch(Entry::Record(id));
         self.mark_dirty();
-        self.totals.charged = self.totals.charged.saturating_sub(charge(size.cast_unsigned() as usize));
+        self.totals.charged = self.totals.charged.saturating_sub(charge(size.cast_unsigned()));
         self.totals.records = self.totals.records.saturating_sub(1);
         Ok(())
     }
@@ -193,8 +193,8 @@ impl Index {
 }
 
 /// What a record takes from the capacity.
-fn charge(payload_bytes: usize) -> u64 {
-    payload_bytes as u64 + ENTRY_BYTES
+pub(super) fn charge(payload_bytes: u64) -> u64 {
+    payload_bytes + ENTRY_BYTES
 }
 
 /// What must be so for a row to be the record that was stored: its bytes are verified on their way out as a blob's are.

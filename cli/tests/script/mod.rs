@@ -10,10 +10,11 @@ use muster_proto::v1::run_event::Event;
 use muster_proto::v1::runs_server::{Runs, RunsServer};
 use muster_proto::v1::status_server::{Status as StatusService, StatusServer};
 use muster_proto::v1::{
-    CacheStatsRequest, CacheStatsResponse, CancelRunRequest, CancelRunResponse, CaseFinished, FleetStatusRequest,
-    FleetStatusResponse, ListRunsRequest, ListRunsResponse, RunEvent, RunFinished, RunPlanned, RunSpec, RunStarted,
-    RunSummary, ShowActionRequest, ShowActionResponse, ShowRunRequest, ShowRunResponse, SubmitRunRequest,
-    SubmitRunResponse, TargetDiscovered, WatchRunRequest,
+    CacheStatsRequest, CacheStatsResponse, CancelRunRequest, CancelRunResponse, CaseFinished, CollectCacheRequest,
+    CollectCacheResponse, FleetStatusRequest, FleetStatusResponse, ListBlobsResponse, ListCacheRequest,
+    ListDivergentRequest, ListDivergentResponse, ListResultsResponse, ListRunsRequest, ListRunsResponse, RunEvent,
+    RunFinished, RunPlanned, RunSpec, RunStarted, RunSummary, ShowActionRequest, ShowActionResponse, ShowRunRequest,
+    ShowRunResponse, SubmitRunRequest, SubmitRunResponse, TargetDiscovered, WatchRunRequest,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -135,6 +136,25 @@ impl StatusService for Service {
 
     async fn cache_stats(&self, _: Request<CacheStatsRequest>) -> Result<Response<CacheStatsResponse>, Status> {
         Ok(Response::new(CacheStatsResponse::default()))
+    }
+
+    async fn list_blobs(&self, _: Request<ListCacheRequest>) -> Result<Response<ListBlobsResponse>, Status> {
+        Ok(Response::new(ListBlobsResponse::default()))
+    }
+
+    async fn list_results(&self, _: Request<ListCacheRequest>) -> Result<Response<ListResultsResponse>, Status> {
+        Ok(Response::new(ListResultsResponse::default()))
+    }
+
+    async fn list_divergent(
+        &self,
+        _: Request<ListDivergentRequest>,
+    ) -> Result<Response<ListDivergentResponse>, Status> {
+        Ok(Response::new(ListDivergentResponse::default()))
+    }
+
+    async fn collect_cache(&self, _: Request<CollectCacheRequest>) -> Result<Response<CollectCacheResponse>, Status> {
+        Ok(Response::new(CollectCacheResponse::default()))
     }
 
     async fn show_action(&self, request: Request<ShowActionRequest>) -> Result<Response<ShowActionResponse>, Status> {

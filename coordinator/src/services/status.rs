@@ -1,7 +1,10 @@
 //! `Status`: what the fleet and its cache are doing.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use muster_cache::{BlobEntry, CollectGoal, DivergentRecord, PageRequest, RecordEntry, StoreError, UseOrder};
+use muster_model::limits::LISTED_ENTRIES_MAX;
 use muster_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
@@ -10,7 +13,7 @@ use super::stopping;
 use crate::actions::Actions;
 use crate::counters::Counters;
 use crate::scheduler_task::Input;
-use crate::storage::Storage;
+use crate::storage::{self, Storage};
 
 /// The service.
 pub(crate) struct StatusService {
@@ -51,4 +54,106 @@ impl v1::status_server::Status for StatusService {
         (stats.protocols, stats.clients) = self.counters.traffic_to_wire();
         Ok(Response::new(stats))
     }
+
+    async fn list_blobs(
+        &self,
+        request: Request<v1::ListCacheRequest>,
+    ) -> Result<Response<v1::ListBlobsResponse>, Status> {
+        let page = self.storage.disk.list_blobs(page_request(&request.into_inner())?).await.map_err(refused)?;
+        let now = SystemTime::now();
+        let blob = |entry: &BlobEntry| v1::CachedBlob {
+            digest: Some((&entry.digest).into()),
+            unused_ms: age_ms(now, entry.used),
+            leased: entry.leased,
+            results: entry.records,
+        };
+        let blobs = page.blobs.iter().map(blob).collect();
+        Ok(Response::new(v1::ListBlobsResponse { blobs, next: page.next, total: page.total }))
+    }
+
+    async fn list_results(
+        &self,
+        request: Request<v1::ListCacheRequest>,
+    ) -> Result<Response<v1::ListResultsResponse>, Status> {
+        let page = self.storage.disk.list_records(page_request(&request.into_inner())?).await.map_err(refused)?;
+        let now = SystemTime::now();
+        let result = |entry: &RecordEntry| v1::CachedResult {
+            key: entry.key.hex(),
+            outcome: Some((&entry.outcome).into()),
+            bytes: entry.payload_bytes,
+            blobs: entry.references,
+            unused_ms: age_ms(now, entry.used),
+            divergent: entry.divergent,
+        };
+        let results = page.records.iter().map(result).collect();
+        Ok(Response::new(v1::ListResultsResponse { results, next: page.next, total: page.total }))
+    }
+
+    async fn list_divergent(
+        &self,
+        request: Request<v1::ListDivergentRequest>,
+    ) -> Result<Response<v1::ListDivergentResponse>, Status> {
+        let page = self.storage.disk.list_divergent(request.into_inner().from).await.map_err(refused)?;
+        let now = SystemTime::now();
+        let result = |record: &DivergentRecord| v1::DivergentResult {
+            key: record.key.hex(),
+            first: Some((&record.first).into()),
+            outcome: Some((&record.outcome).into()),
+            bytes: record.payload.len() as u64,
+            blobs: record.references.len() as u64,
+            times: record.times,
+            seen_ms: age_ms(now, record.seen),
+        };
+        let results = page.records.iter().map(result).collect();
+        Ok(Response::new(v1::ListDivergentResponse { results, next: page.next }))
+    }
+
+    async fn collect_cache(
+        &self,
+        request: Request<v1::CollectCacheRequest>,
+    ) -> Result<Response<v1::CollectCacheResponse>, Status> {
+        let request = request.into_inner();
+        let goal = CollectGoal {
+            charged_bytes_max: request.target_bytes,
+            unused_for: request.unused_ms.map(Duration::from_millis),
+        };
+        if goal == CollectGoal::default() {
+            return Err(Status::invalid_argument("neither target_bytes nor unused_ms is set"));
+        }
+        let disk = &self.storage.disk;
+        let before = disk.stats().await.map_err(refused)?;
+        let collected = if request.dry_run { disk.foresee(goal).await } else { disk.collect(goal).await };
+        let collected = collected.map_err(refused)?;
+        Ok(Response::new(v1::CollectCacheResponse {
+            blobs: collected.blobs,
+            bytes: collected.bytes,
+            results: collected.records,
+            charged_before_bytes: before.charged_bytes,
+            charged_bytes: collected.charged_bytes,
+            capacity_bytes: before.capacity_bytes,
+            leased_blobs: collected.leased_blobs,
+            leased_bytes: collected.leased_bytes,
+        }))
+    }
+}
+
+fn refused(error: StoreError) -> Status {
+    storage::status(&error)
+}
+
+/// The page that a client asks for.
+fn page_request(request: &v1::ListCacheRequest) -> Result<PageRequest, Status> {
+    let order = match v1::UseOrder::try_from(request.order) {
+        Ok(v1::UseOrder::OldestFirst) => UseOrder::OldestFirst,
+        Ok(v1::UseOrder::NewestFirst) => UseOrder::NewestFirst,
+        Ok(v1::UseOrder::Unspecified) | Err(_) => {
+            return Err(Status::invalid_argument("order: must be OLDEST_FIRST or NEWEST_FIRST"));
+        }
+    };
+    let limit = if request.limit == 0 { LISTED_ENTRIES_MAX } else { request.limit as usize };
+    Ok(PageRequest { order, from: request.from, limit })
+}
+
+fn age_ms(now: SystemTime, then: SystemTime) -> u64 {
+    u64::try_from(now.duration_since(then).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 use muster_model::{Digest, DigestFunction};
 
 use super::ConvertError;
-use crate::reapi;
+use crate::{reapi, v1};
 
 impl From<&Digest> for reapi::Digest {
     fn from(digest: &Digest) -> Self {
@@ -14,6 +14,22 @@ impl From<&Digest> for reapi::Digest {
 impl From<Digest> for reapi::Digest {
     fn from(digest: Digest) -> Self {
         Self::from(&digest)
+    }
+}
+
+impl From<&Digest> for v1::CachedDigest {
+    fn from(digest: &Digest) -> Self {
+        let function = reapi::digest_function::Value::from(digest.function);
+        Self { function: function.into(), digest: Some(digest.into()) }
+    }
+}
+
+impl TryFrom<&v1::CachedDigest> for Digest {
+    type Error = ConvertError;
+
+    fn try_from(cached: &v1::CachedDigest) -> Result<Self, ConvertError> {
+        let function = reapi::digest_function::Value::to_model(cached.function, DigestFunction::Blake3)?;
+        super::required("digest", cached.digest.as_ref())?.to_model(function)
     }
 }
 

@@ -81,7 +81,7 @@ async fn session(files: &ModelFiles) -> Vec<Moment> {
                 assert!(matches!(put, Ok(_) | Err(StoreError::NotFound(_))), "{put:?}");
             }
             9 => drop(get(&store, &digest(number)).await),
-            10 if step % 3 == 0 => drop(store.collect(CAPACITY / 2).await.unwrap()),
+            10 if step % 3 == 0 => drop(store.collect(CollectGoal::size(CAPACITY / 2)).await.unwrap()),
             10 => drop(store.remove_blobs(&[digest(number)]).await.unwrap()),
             _ => {
                 durable = true;
@@ -108,7 +108,7 @@ async fn session(files: &ModelFiles) -> Vec<Moment> {
 
 async fn present(store: &DiskStore) -> BTreeSet<u32> {
     let numbers: HashMap<Digest, u32> = (0..NUMBERS).map(|number| (digest(number), number)).collect();
-    let page = store.list_blobs(None).await.unwrap();
+    let page = store.list_blobs(PageRequest::default()).await.unwrap();
     page.blobs.iter().map(|entry| numbers[&entry.digest]).collect()
 }
 
@@ -152,7 +152,7 @@ async fn check(files: &ModelFiles, promised: &[u32], what: &str) {
 
 /// No file is there that the index does not name, and what is charged is what is there.
 async fn check_files(store: &DiskStore, files: &ModelFiles, what: &str) {
-    let blobs = store.list_blobs(None).await.unwrap().blobs;
+    let blobs = store.list_blobs(PageRequest::default()).await.unwrap().blobs;
     let packed = blobs.iter().filter(|entry| entry.digest.size_bytes <= 1024);
     let in_files: u64 = blobs.iter().map(|entry| entry.digest.size_bytes).filter(|size| *size > 1024).sum();
     let stats = store.stats().await.unwrap();
@@ -169,7 +169,7 @@ async fn check_files(store: &DiskStore, files: &ModelFiles, what: &str) {
         }
     }
     assert_eq!((packs, blob_bytes), (stats.packs, in_files), "{what}");
-    let records = store.list_records(None).await.unwrap().records;
+    let records = store.list_records(PageRequest::default()).await.unwrap().records;
     let rows = (stats.blobs + stats.records) * ENTRY_BYTES;
     let payloads: u64 = records.iter().map(|entry| entry.payload_bytes).sum();
     assert_eq!(stats.charged_bytes, pack_bytes + in_files + rows + payloads, "{what}");
@@ -243,7 +243,7 @@ async fn session_with_faults(files: &ModelFiles) {
         }
         drop(store.find_missing(&[digest(number)]).await);
         if step % 5 == 4 {
-            drop(store.collect(CAPACITY / 3).await);
+            drop(store.collect(CollectGoal::size(CAPACITY / 3)).await);
             store.index.settle();
         }
     }

@@ -299,7 +299,7 @@ async fn t2_16_a_second_different_result_is_kept_beside_the_first_and_counted() 
     let kept = store.list_divergent(None).await.unwrap().records;
     assert_eq!(kept.len(), muster_model::limits::DIVERGENT_RESULTS_PER_ACTION_MAX);
     assert_eq!(kept.last().unwrap().outcome, Digest::of(&[19]));
-    assert_eq!(store.list_records(None).await.unwrap().records[0].divergent, kept.len() as u64);
+    assert_eq!(store.list_records(PageRequest::default()).await.unwrap().records[0].divergent, kept.len() as u64);
     assert_eq!(store.remove_records(&[key]).await.unwrap().records, 1);
     assert_eq!(store.list_divergent(None).await.unwrap().records, []);
 }
@@ -339,7 +339,7 @@ async fn what_is_here_is_listed_in_pages_and_collected_by_last_use() {
     let lease = store.lease(&digests[1..2]).await.unwrap();
     let (mut listed, mut from) = (Vec::new(), None);
     loop {
-        let page = store.list_blobs(from).await.unwrap();
+        let page = store.list_blobs(PageRequest { from, ..PageRequest::default() }).await.unwrap();
         assert!(page.blobs.len() <= muster_model::limits::LISTED_ENTRIES_MAX);
         listed.extend(page.blobs);
         from = page.next;
@@ -353,12 +353,93 @@ async fn what_is_here_is_listed_in_pages_and_collected_by_last_use() {
     let expected = [(digests[10], false, 1), (digests[11], false, 1), (digests[0], false, 0), (digests[1], true, 0)];
     assert_eq!(tail, expected);
     assert_eq!(store.remove_blobs(&digests[1..3]).await.unwrap().blobs, 1);
-    let collected = store.collect(0).await.unwrap();
+    let collected = store.collect(CollectGoal::size(0)).await.unwrap();
     assert_eq!((collected.blobs, collected.records), (1498, 1));
     assert!(collected.charged_bytes <= collected.leased_bytes + packs::HEADER_BYTES, "{collected:?}");
-    assert_eq!(store.list_blobs(None).await.unwrap().blobs.len(), 1);
+    assert_eq!(store.list_blobs(PageRequest::default()).await.unwrap().blobs.len(), 1);
     drop(lease);
-    assert_eq!(store.collect(0).await.unwrap().charged_bytes, 0);
+    assert_eq!(store.collect(CollectGoal::size(0)).await.unwrap().charged_bytes, 0);
+}
+
+#[tokio::test]
+async fn the_newest_first_is_the_oldest_first_backwards() {
+    let folder = folder();
+    let store = DiskStore::open(config(&folder)).unwrap();
+    for number in 0..25 {
+        let digest = put(&store, &small(number)).await;
+        let result = record("r", "r", &[digest]);
+        ActionCache::put(&*store, vec![(ActionKey([number as u8; 32]), result)]).await.unwrap();
+    }
+    let mut lists = Vec::new();
+    for order in [UseOrder::OldestFirst, UseOrder::NewestFirst] {
+        let (mut blobs, mut records) = (Vec::new(), Vec::new());
+        let mut page = PageRequest { order, from: None, limit: 10 };
+        for most in [10, 10, 5] {
+            let listed = store.list_blobs(page).await.unwrap();
+            assert_eq!((listed.blobs.len(), listed.total, listed.next.is_some()), (most, 25, most == 10));
+            blobs.extend(listed.blobs.iter().map(|entry| entry.digest));
+            page.from = listed.next;
+        }
+        page.from = None;
+        for most in [10, 10, 5] {
+            let listed = store.list_records(page).await.unwrap();
+            assert_eq!((listed.records.len(), listed.total, listed.next.is_some()), (most, 25, most == 10));
+            records.extend(listed.records.iter().map(|entry| entry.key));
+            page.from = listed.next;
+        }
+        lists.push((blobs, records));
+    }
+    let (mut backwards, oldest) = (lists.pop().unwrap(), lists.pop().unwrap());
+    backwards.0.reverse();
+    backwards.1.reverse();
+    assert_eq!(oldest, backwards);
+}
+
+#[tokio::test]
+async fn what_is_foreseen_is_what_goes_by_size_and_by_age() {
+    let folder = folder();
+    let store = DiskStore::open(config(&folder)).unwrap();
+    let mut digests = Vec::new();
+    for number in 0..20 {
+        digests.push(put(&store, &large(number)).await);
+        let result = record("r", "r", &digests[digests.len() / 2..][..1]);
+        ActionCache::put(&*store, vec![(ActionKey([number as u8; 32]), result)]).await.unwrap();
+    }
+    let listed = store.list_blobs(PageRequest::default()).await.unwrap().blobs;
+    let oldest_first: Vec<[u8; 32]> = listed.iter().map(|entry| entry.digest.hash).collect();
+    let aged = store.index.call(move |index| {
+        for (hash, hours) in oldest_first.iter().zip((1..=20).rev()) {
+            let aged = "UPDATE blobs SET used = used - 3600000000 * ? WHERE hash = ?";
+            index.connection.execute(aged, rusqlite::params![hours, hash])?;
+        }
+        Ok(())
+    });
+    aged.await.unwrap();
+    let older =
+        |minutes: u64| CollectGoal { unused_for: Some(Duration::from_secs(60 * minutes)), ..CollectGoal::default() };
+    let lease = store.lease(&[listed[1].digest]).await.unwrap();
+    let charged = store.stats().await.unwrap().charged_bytes;
+    let goals = [
+        CollectGoal::size(charged),
+        older(21 * 60),
+        older(15 * 60 + 30),
+        CollectGoal { charged_bytes_max: Some(charged), ..older(13 * 60 + 30) },
+        CollectGoal::size(charged / 2),
+        CollectGoal { charged_bytes_max: Some(0), ..older(21 * 60) },
+    ];
+    let mut gone = Vec::new();
+    for goal in goals {
+        let foreseen = store.foresee(goal).await.unwrap();
+        assert_eq!(store.stats().await.unwrap().blobs, 20 - gone.iter().sum::<u64>(), "nothing has gone yet");
+        let collected = store.collect(goal).await.unwrap();
+        assert_eq!(foreseen, collected, "{goal:?}");
+        assert_eq!(collected.leased_blobs, 1);
+        gone.push(collected.blobs);
+    }
+    // Of the first five one is leased.
+    assert_eq!((&gone[..4], gone.iter().sum()), (&[0, 0, 4, 2][..], 19), "{gone:?}");
+    assert_eq!(store.find_missing(&[listed[1].digest]).await.unwrap(), []);
+    drop(lease);
 }
 
 #[tokio::test]

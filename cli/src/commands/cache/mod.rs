@@ -1,6 +1,8 @@
 //! `muster cache`: what the cache holds, what it saved, and why it did not help.
 
 mod blobs;
+mod gc;
+mod ls;
 mod stats;
 mod why_miss;
 
@@ -19,6 +21,10 @@ pub(super) enum CacheCommand {
     Get(blobs::GetArguments),
     /// Store files, and print their digests
     Put(blobs::PutArguments),
+    /// List blobs, results, or results that differ from their key's first one
+    Ls(ls::LsArguments),
+    /// Evict what was not used for longest, down to a size or an age
+    Gc(gc::GcArguments),
     /// Name everything in which two actions differ, or a run's case and the last time it ran
     WhyMiss(why_miss::WhyMissArguments),
 }
@@ -29,6 +35,8 @@ impl CacheCommand {
             Self::Stats(arguments) => arguments.ask.format,
             Self::Get(arguments) => arguments.ask.format,
             Self::Put(arguments) => arguments.ask.format,
+            Self::Ls(arguments) => arguments.ask.format,
+            Self::Gc(arguments) => arguments.ask.format,
             Self::WhyMiss(arguments) => arguments.ask.format,
         }
     }
@@ -38,6 +46,8 @@ impl CacheCommand {
             Self::Stats(arguments) => arguments.run().await,
             Self::Get(arguments) => arguments.run().await,
             Self::Put(arguments) => arguments.run().await,
+            Self::Ls(arguments) => arguments.run().await,
+            Self::Gc(arguments) => arguments.run().await,
             Self::WhyMiss(arguments) => arguments.run().await,
         }
     }
