@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod clients;
+mod guard;
 pub mod load;
 pub mod programs;
 pub mod remote;

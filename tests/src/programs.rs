@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::guard::Guarded;
+
 /// The directory that cargo put the binaries in, found from the running test.
 ///
 /// # Panics
@@ -231,9 +233,10 @@ fn text(event: &Value, key: &str) -> String {
     }
 }
 
-/// A program that is killed when it is dropped.
+/// A program that is killed when it is dropped, or when the test is killed and drops nothing.
 pub struct Program {
     child: Child,
+    _guarded: Guarded,
 }
 
 impl Program {
@@ -243,7 +246,12 @@ impl Program {
     ///
     /// When it can't be started.
     pub fn start(mut command: Command) -> Self {
-        Self { child: command.stdin(Stdio::null()).spawn().expect("the program starts") }
+        Self::of(command.stdin(Stdio::null()).spawn().expect("the program starts"))
+    }
+
+    fn of(child: Child) -> Self {
+        let guarded = Guarded::new(child.id());
+        Self { child, _guarded: guarded }
     }
 
     /// Its process id.
@@ -508,7 +516,7 @@ pub fn start_until(mut command: Command, mut seen: impl FnMut(&Value) -> bool) -
             collected.lock().expect("nobody panics with it").push(event);
         }
     });
-    Running { program: Program { child }, reader, events }
+    Running { program: Program::of(child), reader, events }
 }
 
 /// A `muster test` that is under way.
