@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::response::Response;
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use muster_model::limits::{UPLOAD_BYTES_IN_FLIGHT_MAX, UPLOAD_PROGRESS_BYTES_MIN, UPLOAD_PROGRESS_TIME};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
@@ -19,8 +22,8 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// The same bytes, which keep the share for as long as anybody holds them: an answer stays in memory until its client has taken it.
-    pub(crate) fn charge(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+    /// The same bytes, which keep the share for as long as anybody holds them.
+    fn charge(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Charged { bytes, _share: self.clone() })
     }
 }
@@ -35,6 +38,13 @@ impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
+}
+
+/// Keeps the share that a service has put into its response's extensions until the last byte of the encoded body was sent: what a client does not
+/// take stays in the buffers of its stream, and in memory.
+pub(crate) async fn keep_until_sent(mut response: Response) -> Response {
+    let Some(share) = response.extensions_mut().remove::<Arc<Share>>() else { return response };
+    response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(|bytes| share.charge(bytes)))))
 }
 
 /// All of the budget is taken.
@@ -106,6 +116,21 @@ mod tests {
         drop(most);
         assert!(budget.take(2).is_ok());
         assert!(budget.take(usize::MAX).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_answer_gives_its_share_back_when_its_bytes_are_gone_and_not_before() {
+        let budget = UploadBudget::default();
+        let mut response = Response::new(Body::from("encoded"));
+        response.extensions_mut().insert(Arc::new(budget.take(UPLOAD_BYTES_IN_FLIGHT_MAX).unwrap()));
+        let mut body = keep_until_sent(response).await.into_body();
+        assert!(budget.take(1).is_err(), "it is not even read");
+        let waiting = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        drop(body);
+        assert_eq!(waiting, "encoded");
+        assert!(budget.take(1).is_err(), "it waits in a buffer");
+        drop(waiting);
+        assert!(budget.take(UPLOAD_BYTES_IN_FLIGHT_MAX).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

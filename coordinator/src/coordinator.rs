@@ -29,7 +29,6 @@ use crate::http::HttpCaches;
 use crate::ledger::{Ledger, LedgerError, read};
 use crate::reapi;
 use crate::reapi::{ExecutionService, OperationsService};
-use crate::refusals;
 use crate::result_cache::keep_results;
 use crate::scheduler_task::{Input, SchedulerTask, Surroundings};
 use crate::services::fleet::Fleet;
@@ -37,6 +36,7 @@ use crate::services::runs::Runs;
 use crate::services::status::StatusService;
 use crate::storage::Storage;
 use crate::watchers::Watchers;
+use crate::{budget, refusals};
 
 /// A running coordinator. Dropping it stops it at once; [`Self::shutdown`] lets it finish what it has begun to write.
 #[derive(Debug)]
@@ -246,7 +246,13 @@ async fn serve(
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         .layer(TellConnections)
-        .add_routes(routes.into_axum_router().layer(map_response(refusals::translate::<axum::body::Body>)).into());
+        .add_routes(
+            routes
+                .into_axum_router()
+                .layer(map_response(refusals::translate::<axum::body::Body>))
+                .layer(map_response(budget::keep_until_sent))
+                .into(),
+        );
     let stop = async {
         // A sender that is dropped says the same.
         let _ = stopped.await;

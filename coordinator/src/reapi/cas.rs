@@ -109,15 +109,13 @@ impl ContentAddressableStorage for StorageService {
         let digests: Vec<Digest> =
             request.digests.iter().map(|digest| digest.to_model(function)).collect::<Result<_, _>>()?;
         let whole = batch_size("digests", &digests)?;
-        // An answer is in memory twice until it is sent: as blobs, and encoded.
+        // An answer is in memory twice: as blobs, and encoded until it is sent, in a buffer that may have grown to twice its size.
         let share = Arc::new(self.budget.take(2 * whole).map_err(|full| exhausted(&full.to_string()))?);
         let zstd = request.acceptable_compressors.contains(&Encoding::Zstd.number());
         let blobs = self.store.get_many(&digests).await;
         let mut responses = Vec::with_capacity(digests.len());
         for (digest, blob) in digests.into_iter().zip(blobs) {
-            let mut part = read_part(digest, blob, zstd).await;
-            part.data = share.charge(part.data);
-            responses.push(part);
+            responses.push(read_part(digest, blob, zstd).await);
         }
         let found = responses.iter().filter(|part| part.status.as_ref().is_some_and(|status| status.code == 0));
         let (hits, bytes) = found.fold((0, 0), |(hits, bytes), part| (hits + 1, bytes + part.data.len() as u64));
@@ -126,7 +124,9 @@ impl ContentAddressableStorage for StorageService {
         self.counters.add_bytes(Kind::BlobDownload, 0, bytes);
         meter.lookups(hits, misses);
         meter.read(bytes);
-        Ok(Response::new(reapi::BatchReadBlobsResponse { responses }))
+        let mut response = Response::new(reapi::BatchReadBlobsResponse { responses });
+        response.extensions_mut().insert(share);
+        Ok(response)
     }
 
     async fn get_tree(&self, request: Request<reapi::GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
