@@ -73,7 +73,7 @@ async fn the_same_run_again_executes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_cache_executes_again() {
+async fn no_cache_executes_every_case_again_and_lists_them_once() {
     let folder = tempfile::tempdir().unwrap();
     let coordinator = start(folder.path()).await;
     let channel = connect(&coordinator).await;
@@ -83,6 +83,9 @@ async fn no_cache_executes_again() {
     spec.policy.read_cache = false;
     let again = watch(&channel, submit(&channel, &spec).await.unwrap()).await;
     assert_eq!((summary(&again).executed, summary(&again).cached), (2, 0));
+    let stats = StatusClient::new(channel).cache_stats(v1::CacheStatsRequest {}).await.unwrap().into_inner();
+    let kind = |name: &str| stats.kinds.iter().find(|kind| kind.kind == name).unwrap().hits;
+    assert_eq!((kind("case_result"), kind("discovery")), (0, 1));
     coordinator.shutdown().await;
 }
 

@@ -233,18 +233,14 @@ fn sccache_finds_all_of_a_rust_project_from_a_second_directory_that_is_shown_at_
         let sccache = Sccache::configured(&place, &format!("shown-{round}"), Path::new("/mnt"), &fleet.address);
         let script = page::block("sccache", "Rust from any directory", &fleet.address);
         // Its statistics end with its server, which ends with the command.
-        let program = prepared("sccache");
-        let build = format!("{}; {program:?} --show-stats --stats-format=json >&2", BUILD.join(" "));
+        let (program, statistics) = (prepared("sccache"), place.beside("statistics.json"));
+        let build = format!("{}; {program:?} --show-stats --stats-format=json >{statistics:?}", BUILD.join(" "));
         let script = script.replace("sccache", &program.display().to_string()).replace("cargo build", &build);
         let mut command = Command::new("sh");
         command.args(["-ec", &script]).current_dir(&directory).envs(&sccache.environment);
-        let output = command.env_remove("CARGO_TARGET_DIR").output().expect("sh starts");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{script}\n{errors}");
-        let shown =
-            errors.find("{\n").or_else(|| errors.find("{\"")).map(|start| &errors[start..]).expect("statistics");
-        let shown = serde_json::Deserializer::from_str(shown).into_iter().next().expect("a value").expect("JSON");
-        let (hits, misses) = hits_and_misses(&shown);
+        run(command.env_remove("CARGO_TARGET_DIR"));
+        let shown = std::fs::read_to_string(statistics).expect("statistics");
+        let (hits, misses) = hits_and_misses(&serde_json::from_str(&shown).expect("JSON"));
         if round == 0 {
             assert_eq!(hits, 0);
             all = misses;

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use muster_tests::programs::Fleet;
 use tonic::Code;
 
 use super::trace::{ALL, Failing};
 use super::{
-    Promises, assert_all_passed, assert_no_panic, assert_recorded, connect, expect_up, runtime, shards, start, times,
-    told,
+    Promises, assert_all_passed, assert_no_panic, assert_recorded, busy, connect, expect_up, runtime, times, told,
 };
 
 /// The exit code of a coordinator whose ledger can't be written.
@@ -24,12 +22,8 @@ const SYNCED: Duration = Duration::from_millis(2300);
 fn t3_4_system_calls_that_fail_are_errors_and_nothing_worse() {
     let samples = times(18, 50);
     let count = samples * 8;
-    let place = shards(count, 0.1);
+    let (place, mut fleet, running) = busy(count);
     let data = place.beside("fleet/coordinator");
-    let mut fleet = Fleet::start(&place, 0);
-    fleet.start_agent(&["--slots", "2"]);
-    fleet.wait_for_agents(&place, 1);
-    let running = start(&place, &fleet);
     let runtime = runtime();
     let mut promises = Promises::default();
     let (mut refused, mut ended) = (0, 0);

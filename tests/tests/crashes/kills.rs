@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 
 use super::trace::ALL;
 use super::{
-    Promises, assert_all_passed, assert_no_panic, assert_recorded, connect, expect_up, runtime, shards, start, times,
-    told,
+    Promises, assert_all_passed, assert_no_panic, assert_recorded, busy, connect, expect_up, runtime, shards, start,
+    times, told,
 };
 
 /// Calls of one thread after which no other place is new: by then every kind of work was done more than once.
@@ -24,12 +24,8 @@ const ROUNDS_MAX: usize = 12;
 fn t3_3_a_coordinator_killed_at_a_system_call_keeps_what_it_said() {
     let points = times(3, CALLS_MAX);
     let count = points * KINDS * 4;
-    let place = shards(count, 0.1);
+    let (place, mut fleet, running) = busy(count);
     let data = place.beside("fleet/coordinator");
-    let mut fleet = Fleet::start(&place, 0);
-    fleet.start_agent(&["--slots", "2"]);
-    fleet.wait_for_agents(&place, 1);
-    let running = start(&place, &fleet);
     let runtime = runtime();
     let mut promises = Promises::default();
     let mut killed = [0; KINDS];

@@ -46,6 +46,16 @@ fn fleet_on(place: &Place, coordinator: &[&str], slots: &str, disk: impl FnOnce(
     (disk, fleet)
 }
 
+/// A fleet with an agent of two slots on which a run of so many short cases is under way.
+fn busy(count: usize) -> (Place, Fleet, Running) {
+    let place = shards(count, 0.1);
+    let mut fleet = Fleet::start(&place, 0);
+    fleet.start_agent(&["--slots", "2"]);
+    fleet.wait_for_agents(&place, 1);
+    let running = start(&place, &fleet);
+    (place, fleet, running)
+}
+
 /// Starts its run on a fleet; it is under way when the first case has finished.
 fn start(place: &Place, fleet: &Fleet) -> Running {
     let command = place.muster(["test", "--format", "json", "--fleet", &fleet.url()]);
