@@ -10,3 +10,8 @@ pub mod programs;
 pub mod remote;
 pub mod seed;
 pub mod simulation;
+
+/// This crate's folder, in the clone that runs: clones that share compiled output may have compiled this in another one.
+pub fn folder() -> std::path::PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), Into::into)
+}

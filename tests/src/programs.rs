@@ -50,7 +50,7 @@ impl Place {
     /// When the fixture does not exist or can't be copied.
     pub fn of(fixture: &str) -> Self {
         let place = Self::empty();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
+        let source = crate::folder().join("fixtures").join(fixture);
         copy(&source, &place.project());
         place
     }

@@ -25,7 +25,7 @@ fn copy(source: &Path, destination: &Path) {
 
 /// The C sources of zstd, which the project's own build has unpacked: 28 files of a real library.
 fn zstd() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let manifest = muster_tests::folder().join("../Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["metadata", "--format-version=1", "--locked", "--offline", "--manifest-path"]).arg(manifest);
@@ -173,7 +173,7 @@ fn sccache_finds_all_of_a_c_project_the_second_time_and_from_a_second_directory(
 
 /// The project's own sources, as a checkout has them.
 fn own_sources(destination: &Path) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = muster_tests::folder().join("..");
     std::fs::create_dir_all(destination).expect("a directory");
     for entry in std::fs::read_dir(&root).expect("the project's root").map(|entry| entry.expect("an entry")) {
         let is_hidden = entry.file_name().to_string_lossy().starts_with('.');

@@ -162,7 +162,7 @@ pub struct Workspace<'a> {
 
 /// What Bazel would fetch, and is here instead: stand-ins of ours, and what Debian packages.
 fn repositories() -> String {
-    let stand_ins = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bazel");
+    let stand_ins = crate::folder().join("fixtures/bazel");
     let packaged = Path::new("/usr/share/bazel");
     let mut lines = String::new();
     for (name, path) in [

@@ -1,7 +1,5 @@
 //! What `docs/clients/` tells people to type, read by the tests that prove it.
 
-use std::path::Path;
-
 /// The address that pages are written with.
 const ADDRESS: &str = "HOST:7420";
 
@@ -11,7 +9,7 @@ const ADDRESS: &str = "HOST:7420";
 ///
 /// When the page, the heading or the block is not there.
 pub fn block(page: &str, heading: &str, address: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/clients").join(page).with_extension("md");
+    let path = crate::folder().join("../docs/clients").join(page).with_extension("md");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let block = find(&text, heading).unwrap_or_else(|| panic!("{}: no block below `{heading}`", path.display()));
     block.replace(ADDRESS, address)
