@@ -59,7 +59,6 @@ fuzz_target!(|things: Vec<Thing>| {
         let blobs: HashMap<Digest, Bytes> = copies.blobs().map(|(digest, source)| (digest, read(source))).collect();
         for (digest, bytes) in &blobs {
             assert_eq!(*digest, Digest::of(bytes));
-            assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET), "the secret was taken");
         }
         let mut found = BTreeMap::new();
         list(&tree.root, &tree.directories.into_iter().collect(), &blobs, Path::new(""), &mut found);
@@ -179,7 +178,12 @@ fn list(
     for entry in directory.entries() {
         let path = below.join(&entry.name);
         let text = match &entry.node {
-            Node::File { digest, executable } => line(&blobs[digest], *executable),
+            // Names and targets of links are the input's own words, whatever they say; no file of it can say this.
+            Node::File { digest, executable } => {
+                let bytes = &blobs[digest];
+                assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET), "the secret was taken");
+                line(bytes, *executable)
+            }
             Node::Symlink(target) => format!("link to {target:?}"),
             Node::Directory(digest) => {
                 list(digest, directories, blobs, &path, found);
