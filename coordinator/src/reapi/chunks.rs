@@ -18,10 +18,18 @@ use tonic::Status;
 
 use super::errors::status_of;
 
-/// The smallest chunk but a blob's last one, in bytes.
-const CHUNK_BYTES_MIN: usize = CHUNKING_AVERAGE_BYTES / 4;
-/// The biggest chunk, in bytes.
-const CHUNK_BYTES_MAX: usize = CHUNKING_AVERAGE_BYTES * 4;
+/// Sizes of chunks, in bytes and even, because the cutter takes two bytes at a time.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// The smallest chunk but a blob's last one.
+    min: usize,
+    average: usize,
+    max: usize,
+}
+
+/// Those that the Remote Execution API gives to `FAST_CDC_2020`.
+const SIZES: Sizes =
+    Sizes { min: CHUNKING_AVERAGE_BYTES / 4, average: CHUNKING_AVERAGE_BYTES, max: CHUNKING_AVERAGE_BYTES * 4 };
 /// Chunks stored together.
 const CHUNKS_AT_ONCE: usize = 8;
 
@@ -37,7 +45,7 @@ pub(super) async fn split(
         return Ok(answer);
     }
     let blob = store.get(&digest).await.map_err(|error| status_of(&error))?;
-    let chunks = if digest.size_bytes < CHUNK_BYTES_MAX as u64 {
+    let chunks = if digest.size_bytes < SIZES.max as u64 {
         vec![digest]
     } else {
         cut_and_store(store, blob, digest).await.map_err(|error| status_of(&error))?
@@ -67,7 +75,7 @@ fn unique(mut digests: Vec<Digest>) -> Vec<Digest> {
 }
 
 async fn cut_and_store(store: &Arc<dyn BlobStore>, blob: Blob, digest: Digest) -> Result<Vec<Digest>, StoreError> {
-    let mut pieces = cut(blob.into_stream());
+    let mut pieces = cut(blob.into_stream(), SIZES);
     let mut digests = Vec::new();
     let mut batch = Vec::new();
     loop {
@@ -90,11 +98,14 @@ async fn cut_and_store(store: &Arc<dyn BlobStore>, blob: Blob, digest: Digest) -
 }
 
 /// Cuts a stream at the borders that its content defines.
-fn cut(chunks: BoxStream<'static, Result<Bytes, StoreError>>) -> BoxStream<'static, Result<Bytes, StoreError>> {
-    stream::unfold(Some((chunks, BytesMut::new(), false)), |state| async move {
+fn cut(
+    chunks: BoxStream<'static, Result<Bytes, StoreError>>,
+    sizes: Sizes,
+) -> BoxStream<'static, Result<Bytes, StoreError>> {
+    stream::unfold(Some((chunks, BytesMut::new(), false)), move |state| async move {
         let (mut chunks, mut buffer, mut ended) = state?;
         // A border depends on nothing past the biggest chunk.
-        while !ended && buffer.len() < CHUNK_BYTES_MAX {
+        while !ended && buffer.len() < sizes.max {
             match chunks.next().await {
                 Some(Ok(chunk)) => buffer.extend_from_slice(&chunk),
                 Some(Err(error)) => return Some((Err(error), None)),
@@ -105,8 +116,7 @@ fn cut(chunks: BoxStream<'static, Result<Bytes, StoreError>>) -> BoxStream<'stat
             return None;
         }
         let level = Normalization::Level2;
-        let cutter =
-            FastCDC::with_level_and_seed(&buffer, CHUNK_BYTES_MIN, CHUNKING_AVERAGE_BYTES, CHUNK_BYTES_MAX, level, 0);
+        let cutter = FastCDC::with_level_and_seed(&buffer, sizes.min, sizes.average, sizes.max, level, 0);
         let (_, end) = cutter.cut(0, buffer.len());
         let piece = buffer.split_to(end).freeze();
         Some((Ok(piece), Some((chunks, buffer, ended))))
@@ -145,42 +155,4 @@ pub(super) async fn splice(store: &Arc<dyn BlobStore>, digest: Digest, chunks: V
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bytes that no two runs differ in and that have no pattern a cutter could see.
-    fn noise(length: usize) -> Vec<u8> {
-        let mut noise = vec![0; length];
-        blake3::Hasher::new_derive_key("muster test noise").finalize_xof().fill(&mut noise);
-        noise
-    }
-
-    async fn cut_in_steps(data: &[u8], step: usize) -> Vec<Bytes> {
-        let pieces: Vec<_> = data.chunks(step).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        cut(stream::iter(pieces).boxed()).map(|piece| piece.unwrap()).collect().await
-    }
-
-    #[tokio::test]
-    async fn borders_are_those_of_the_library_over_the_whole_blob_however_it_comes() {
-        let data = noise(9 << 20);
-        let level = Normalization::Level2;
-        let whole = FastCDC::with_level(&data, CHUNK_BYTES_MIN, CHUNKING_AVERAGE_BYTES, CHUNK_BYTES_MAX, level);
-        let lengths: Vec<usize> = whole.map(|chunk| chunk.length).collect();
-        assert!(lengths.len() > 8, "{lengths:?}");
-        for step in [1 << 20, 4097, 9 << 20] {
-            let cut = cut_in_steps(&data, step).await;
-            assert_eq!(cut.iter().map(Bytes::len).collect::<Vec<_>>(), lengths, "in steps of {step}");
-            assert_eq!(cut.concat(), data);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_byte_more_at_the_front_changes_few_chunks() {
-        let data = noise(9 << 20);
-        let shifted = [&[1_u8][..], &data].concat();
-        let before = cut_in_steps(&data, 1 << 20).await;
-        let after = cut_in_steps(&shifted, 1 << 20).await;
-        let shared = after.iter().filter(|piece| before.contains(piece)).count();
-        assert!(shared + 3 >= after.len(), "{shared} of {}", after.len());
-    }
-}
+mod tests;
