@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use muster_cache::{
-    BlobStore, DiskConfig, DiskStore, Ground, ReadThrough, RemoteStore, StagedTree, Stager, StoreError, UploadSource,
+    DiskConfig, DiskStore, Ground, ReadThrough, RemoteStore, StagedTree, Stager, StoreError, UploadSource,
 };
 use muster_environment::StagedLayer;
 use muster_model::spec::{Layer, TargetSpec};
@@ -131,8 +131,7 @@ impl Inputs for CachedInputs {
             return Ok(target);
         }
         let of = |source| InputError::Store { what: "target".to_owned(), source };
-        let blob = self.blobs.get(digest).await.map_err(of)?;
-        let bytes = blob.into_bytes(TARGET_BYTES_MAX).await.map_err(of)?;
+        let bytes = self.blobs.get_whole(digest, TARGET_BYTES_MAX).await.map_err(of)?;
         self.targets.decode(digest, &bytes)
     }
 

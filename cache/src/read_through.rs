@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use muster_model::Digest;
 use muster_model::limits::TRANSFERS_CONCURRENT_MAX;
@@ -67,6 +68,18 @@ impl ReadThrough {
     /// The store in front.
     pub fn local(&self) -> &Arc<DiskStore> {
         &self.local
+    }
+
+    /// All bytes of a blob. One that turns out to have rotted here is fetched again.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlobStore::get`] and [`Blob::into_bytes`].
+    pub async fn get_whole(&self, digest: &Digest, limit: u64) -> Result<Bytes, StoreError> {
+        match self.get(digest).await?.into_bytes(limit).await {
+            Err(StoreError::Corrupt(_)) => self.get(digest).await?.into_bytes(limit).await,
+            read => read,
+        }
     }
 
     /// Fetches blobs that nobody else is fetching.
@@ -138,6 +151,7 @@ impl Fetch for DiskStore {
     }
 }
 
+/// A large file is verified while it is read: what rotted is an error at its end, and not here any more for whoever reads it next.
 #[async_trait]
 impl BlobStore for ReadThrough {
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {

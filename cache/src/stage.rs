@@ -45,6 +45,9 @@ struct DeltaRule {
     nodes_percent_max: u64,
 }
 
+/// How often a tree is made anew because stored files of it did not verify.
+const ROTTED_ATTEMPTS_MAX: usize = 3;
+
 const DELTA_RULE: DeltaRule = DeltaRule { base_nodes_min: 256, nodes_percent_max: 25 };
 
 /// Keeps trees staged below a directory, on the file system of its store.
@@ -196,13 +199,25 @@ impl Stager {
         fetcher: &dyn Fetch,
         mut stats: FetchStats,
     ) -> Result<StagedTree, StoreError> {
-        let (content, lease) = self.bring(root, fetcher, &mut stats).await?;
-        let figures = Figures { nodes: content.nodes as u64, bytes: content.bytes };
-        let name = Name { root: *root, form: Form::Full };
-        let content = Arc::new(content);
-        let plan = move |path| Plan::of_tree(path, &content);
-        let found = self.materialise(name, figures, None, lease, plan).await?;
-        Ok(self.handle(found, stats))
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let (content, lease) = self.bring(root, fetcher, &mut stats).await?;
+            let figures = Figures { nodes: content.nodes as u64, bytes: content.bytes };
+            let name = Name { root: *root, form: Form::Full };
+            let content = Arc::new(content);
+            let planned = content.clone();
+            let plan = move |path| Plan::of_tree(path, &planned);
+            match self.materialise(name, figures, None, lease, plan).await {
+                Ok(found) => return Ok(self.handle(found, stats)),
+                Err(StoreError::Corrupt(digest)) if attempts < ROTTED_ATTEMPTS_MAX => {
+                    tracing::warn!(%root, %digest, "a stored file of a tree rotted: all of them are read, and what rotted is fetched again");
+                    let store = self.store.clone();
+                    blocking(move || store.quarantine_rotted(&content.files)).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Makes a tree on disk and takes note of it.

@@ -191,6 +191,30 @@ impl DiskStore {
         Ok(())
     }
 
+    /// Reads blobs, in every form that they have, so that those which do not verify are quarantined. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What the file system or the index says; never for a blob that does not verify or is not here.
+    pub(crate) fn quarantine_rotted(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        for digests in digests.chunks(LOOKS_MAX) {
+            for (digest, row) in digests.iter().zip(self.locate_blocking(digests)?) {
+                let read = match row {
+                    None => Ok(()),
+                    Some(Row { place: Some(place), .. }) => self.read_pack_again(digest, place).map(drop),
+                    Some(Row { place: None, .. }) => [Form::Plain, Form::Executable]
+                        .into_iter()
+                        .try_for_each(|form| self.verify(digest, &self.layout.blob_path(digest, form))),
+                };
+                match read {
+                    Err(StoreError::Corrupt(_) | StoreError::NotFound(_)) => {}
+                    read => read?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn verify(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
         let file = match self.layout.files().open(path, false) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use muster_model::Digest;
 
 use super::delta::{Delta, Difference, Known};
@@ -131,25 +131,29 @@ impl Stager {
         fetcher: Option<&dyn Fetch>,
         stats: &mut FetchStats,
     ) -> Result<(Known, Vec<Digest>), StoreError> {
-        let (mut known, unknown) = self.directories.find(&digests);
-        if let Some(fetcher) = fetcher.filter(|_| !unknown.is_empty()) {
-            stats.add(fetcher.fetch_all(&unknown).await?);
-        }
-        let reads = stream::iter(unknown).map(|digest| async move {
-            match self.read_stored(digest).await {
-                Ok(directory) => Ok((digest, Some(directory))),
-                Err(StoreError::NotFound(_)) if fetcher.is_none() => Ok((digest, None)),
-                Err(error) => Err(error),
-            }
-        });
-        let read: Vec<_> = reads.buffer_unordered(READS_CONCURRENT).try_collect().await?;
+        let (mut known, mut wanted) = self.directories.find(&digests);
         let mut missing = Vec::new();
         let mut new = Known::new();
-        for (digest, directory) in read {
-            match directory {
-                Some(directory) => drop(new.insert(digest, Arc::new(directory))),
-                None => missing.push(digest),
+        let mut is_again = false;
+        while !wanted.is_empty() {
+            if let Some(fetcher) = fetcher {
+                stats.add(fetcher.fetch_all(&wanted).await?);
             }
+            let reads = std::mem::take(&mut wanted).into_iter().map(|digest| async move {
+                let directory = self.read_stored(digest).await;
+                (digest, directory)
+            });
+            let read: Vec<_> = stream::iter(reads).buffer_unordered(READS_CONCURRENT).collect().await;
+            for (digest, directory) in read {
+                match directory {
+                    Ok(directory) => drop(new.insert(digest, Arc::new(directory))),
+                    Err(StoreError::NotFound(_) | StoreError::Corrupt(_)) if fetcher.is_none() => missing.push(digest),
+                    // What rotted is not here any more: it is fetched like anything else that is not.
+                    Err(StoreError::Corrupt(_)) if !is_again => wanted.push(digest),
+                    Err(error) => return Err(error),
+                }
+            }
+            is_again = true;
         }
         self.directories.keep(&new);
         known.extend(new);

@@ -115,6 +115,8 @@ impl CacheServices {
 }
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod result_tests;
 #[cfg(test)]
 mod storage_tests;

@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,12 +63,26 @@ pub(super) async fn fleet_with(clients_write_results: bool, lease_time: Duration
 }
 
 impl Fleet {
-    fn remote(&self) -> RemoteStore {
+    pub(super) fn remote(&self) -> RemoteStore {
         RemoteStore::new(self.channel.clone())
     }
 
-    fn local(&self) -> Arc<DiskStore> {
-        DiskStore::open(DiskConfig::new(self.folder.path().join("local"))).unwrap()
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the coordinator's store is.
+    pub(super) fn server_folder(&self) -> PathBuf {
+        self.folder.path().join("server")
+    }
+
+    /// Where an agent's store is.
+    pub(super) fn local_folder(&self) -> PathBuf {
+        self.folder.path().join("local")
+    }
+
+    pub(super) fn local(&self) -> Arc<DiskStore> {
+        DiskStore::open(DiskConfig::new(self.local_folder())).unwrap()
     }
 
     fn kind(&self, name: &str) -> KindStats {
