@@ -218,11 +218,7 @@ impl Index {
         self.untouch(Entry::Blob(row.id));
         self.presence.lock().leases.forget(digest);
         self.verified.forget(digest);
-        let freed = match row.place {
-            Some(_) => ENTRY_BYTES,
-            None => file_charge(digest, row.copies),
-        };
-        self.totals.charged = self.totals.charged.saturating_sub(freed);
+        self.totals.charged = self.totals.charged.saturating_sub(row.charge(digest));
         self.totals.blobs = self.totals.blobs.saturating_sub(1);
         self.totals.bytes = self.totals.bytes.saturating_sub(digest.size_bytes);
         match row.place {

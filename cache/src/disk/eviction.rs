@@ -12,7 +12,7 @@ use muster_model::limits::DISK_RESERVE_BYTES;
 use rusqlite::OptionalExtension;
 
 use super::index::{FileWork, Index, Row, digest_from, now, pack_bytes};
-use super::packs::{HEADER_BYTES, Location};
+use super::packs::{Fate, Location};
 use crate::files::Space;
 use crate::{StoreError, digest_of};
 
@@ -38,6 +38,44 @@ impl DiskSpace {
 
     pub(super) fn note_freed(&mut self, bytes: u64) {
         self.freed_bytes = self.freed_bytes.saturating_add(bytes);
+    }
+}
+
+/// What may go next.
+#[derive(Debug)]
+pub(super) enum Candidate {
+    Blob { used: i64, digest: Digest, row: Row },
+    Record { used: i64, id: i64, payload_bytes: u64 },
+}
+
+impl Candidate {
+    fn used(&self) -> i64 {
+        match self {
+            Self::Blob { used, .. } | Self::Record { used, .. } => *used,
+        }
+    }
+}
+
+/// The uses up to which blobs and results were looked at already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cursor {
+    blobs: i64,
+    records: i64,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self { blobs: i64::MIN, records: i64::MIN }
+    }
+}
+
+impl Cursor {
+    /// Leaves a candidate behind.
+    pub(super) fn pass(&mut self, candidate: &Candidate) {
+        match candidate {
+            Candidate::Blob { used, .. } => self.blobs = *used,
+            Candidate::Record { used, .. } => self.records = *used,
+        }
     }
 }
 
@@ -116,37 +154,59 @@ impl Index {
         }
     }
 
-    /// Evicts the entry that was not used for longest, among those used up to `newest`.
+    /// Evicts the entry that was not used for longest, among those used up to `newest`. Blobs that are leased stay, and so do results that
+    /// point at one of them.
     pub(super) fn evict_one(&mut self, newest: i64) -> Result<bool, StoreError> {
-        loop {
-            let blob = self.oldest_blob()?;
-            let record = self.oldest_record()?;
-            let (record_first, used) = match (&blob, record) {
-                (Some((used, ..)), Some((record_used, _))) => (record_used < *used, *used.min(&record_used)),
-                (Some((used, ..)), None) => (false, *used),
-                (None, Some((used, _))) => (true, used),
-                (None, None) => return Ok(false),
-            };
-            if used > newest {
-                return Ok(false);
-            }
-            match (record_first, record, blob) {
-                (true, Some((_, id)), _) => self.delete_record(id)?,
-                (_, _, Some((_, digest, row))) => {
-                    if !self.presence.unlearn_unless_held(&digest) {
-                        // Held is used: out of the way of the next look, so that looks stay short.
-                        let used = self.tick();
-                        self.connection
-                            .prepare_cached("UPDATE blobs SET used = ? WHERE id = ?")?
-                            .execute([used, row.id])?;
-                        continue;
-                    }
-                    self.evict(&digest, &row)?;
+        while let Some(candidate) = self.next_candidate(Cursor::default(), newest)? {
+            match candidate {
+                Candidate::Record { id, .. } if self.is_record_held(id)? => {
+                    self.put_last("UPDATE records SET used = ? WHERE id = ?", id)?;
                 }
-                _ => return Ok(false),
+                Candidate::Record { id, .. } => {
+                    self.delete_record(id)?;
+                    return Ok(true);
+                }
+                Candidate::Blob { digest, row, .. } if !self.presence.unlearn_unless_held(&digest) => {
+                    self.put_last("UPDATE blobs SET used = ? WHERE id = ?", row.id)?;
+                }
+                Candidate::Blob { digest, row, .. } => {
+                    self.evict(&digest, &row)?;
+                    return Ok(true);
+                }
             }
-            return Ok(true);
         }
+        Ok(false)
+    }
+
+    /// What is held is used: out of the way of the next look, so that looks stay short.
+    fn put_last(&mut self, update: &str, id: i64) -> Result<(), StoreError> {
+        let used = self.tick();
+        self.connection.prepare_cached(update)?.execute([used, id])?;
+        Ok(())
+    }
+
+    /// The entry behind the cursor that was not used for longest, if it was used up to `newest`.
+    pub(super) fn next_candidate(&self, cursor: Cursor, newest: i64) -> Result<Option<Candidate>, StoreError> {
+        let blob = self.next_blob(cursor.blobs)?;
+        let record = self.next_record(cursor.records)?;
+        let first = match (blob, record) {
+            (Some(blob), Some(record)) if record.used() < blob.used() => Some(record),
+            (blob, record) => blob.or(record),
+        };
+        Ok(first.filter(|candidate| candidate.used() <= newest))
+    }
+
+    fn next_blob(&self, after: i64) -> Result<Option<Candidate>, StoreError> {
+        Ok(self
+            .connection
+            .prepare_cached(
+                "SELECT used, function, hash, size, id, copies, pack, offset FROM blobs WHERE used > ? ORDER BY used LIMIT 1",
+            )?
+            .query_row([after], |row| {
+                let digest = digest_from(row.get(1)?, row.get(2)?, row.get(3)?)?;
+                Ok(Candidate::Blob { used: row.get(0)?, digest, row: Row::from_columns(row, 4)? })
+            })
+            .optional()?)
     }
 
     fn evict(&mut self, digest: &Digest, row: &Row) -> Result<(), StoreError> {
@@ -176,27 +236,13 @@ impl Index {
         count == AGED_PER_TURN
     }
 
-    fn oldest_blob(&self) -> Result<Option<(i64, Digest, Row)>, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached(
-                "SELECT used, function, hash, size, id, copies, pack, offset FROM blobs ORDER BY used LIMIT 1",
-            )?
-            .query_row([], |row| {
-                let digest = digest_from(row.get(1)?, row.get(2)?, row.get(3)?)?;
-                Ok((row.get(0)?, digest, Row::from_columns(row, 4)?))
-            })
-            .optional()?)
-    }
-
     /// Notes that a place in a pack is free, and rewrites or drops the pack when that pays.
     pub(super) fn release_place(&mut self, place: Location, digest: &Digest) -> Result<(), StoreError> {
         self.packs.release(place.pack, digest);
-        let Some(pack) = self.packs.get(place.pack) else { return Ok(()) };
-        if pack.live == 0 {
-            self.drop_pack(place.pack);
-        } else if pack.live.saturating_mul(2) <= pack.size.saturating_sub(HEADER_BYTES) {
-            self.rewrite(place.pack)?;
+        match self.packs.get(place.pack).map(|pack| pack.fate()) {
+            None | Some(Fate::Stays) => {}
+            Some(Fate::Goes) => self.drop_pack(place.pack),
+            Some(Fate::Moves) => self.rewrite(place.pack)?,
         }
         Ok(())
     }

@@ -1,14 +1,15 @@
-//! What a collection would take out, without taking it out: the same steps as in [`super::eviction`], on sums instead of rows.
+//! What a collection would take out, without taking it out: what goes next, and when a pack pays, is asked of [`super::eviction`] and
+//! [`super::packs`]; here sums change instead of rows.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use muster_model::Digest;
-use rusqlite::OptionalExtension;
 
 use super::collect::{COLLECTED_PER_TURN, CollectGoal, Collected};
-use super::index::{ENTRY_BYTES, Index, Row, digest_from, file_charge};
-use super::packs::{HEADER_BYTES, Pack, footprint};
+use super::eviction::{Candidate, Cursor};
+use super::index::{Index, Row};
+use super::packs::{Fate, Pack, footprint};
 use super::records;
 use crate::StoreError;
 
@@ -21,9 +22,7 @@ pub(super) struct Foresight {
     goal: CollectGoal,
     /// The store's clock when it was begun: what is used after that stays.
     newest: i64,
-    /// The uses up to which blobs and results were looked at.
-    blobs_until: i64,
-    records_until: i64,
+    cursor: Cursor,
     packs: HashMap<i64, Pack>,
     moved: HashSet<i64>,
     gone_records: HashSet<i64>,
@@ -56,26 +55,23 @@ impl Foresight {
     fn drop_blob(&mut self, digest: &Digest, row: &Row) {
         self.collected.blobs += 1;
         self.collected.bytes += digest.size_bytes;
-        match row.place {
-            None => self.uncharge(file_charge(digest, row.copies)),
-            Some(place) => {
-                self.uncharge(ENTRY_BYTES);
-                self.release(if self.moved.contains(&place.pack) { MOVED } else { place.pack }, footprint(digest));
-            }
+        self.uncharge(row.charge(digest));
+        if let Some(place) = row.place {
+            self.release(if self.moved.contains(&place.pack) { MOVED } else { place.pack }, footprint(digest));
         }
     }
 
-    /// As when a place in a pack becomes free: the pack goes, or what is in use moves, when that pays.
+    /// As when a place in a pack becomes free.
     fn release(&mut self, number: i64, bytes: u64) {
         let Some(pack) = self.packs.get_mut(&number) else { return };
         pack.live = pack.live.saturating_sub(bytes);
-        let Pack { size, live } = *pack;
-        if live > 0 && live.saturating_mul(2) > size.saturating_sub(HEADER_BYTES) {
+        let (Pack { size, live }, fate) = (*pack, pack.fate());
+        if fate == Fate::Stays {
             return;
         }
         self.packs.remove(&number);
         self.uncharge(size);
-        if live > 0 {
+        if fate == Fate::Moves {
             let target = self.packs.entry(MOVED).or_insert(Pack { size: 0, live: 0 });
             target.size += live;
             target.live += live;
@@ -93,8 +89,7 @@ impl Index {
         Ok(Foresight {
             goal,
             newest: self.totals.clock,
-            blobs_until: i64::MIN,
-            records_until: i64::MIN,
+            cursor: Cursor::default(),
             packs: self.packs.numbers().collect(),
             moved: HashSet::new(),
             gone_records: HashSet::new(),
@@ -122,18 +117,15 @@ impl Index {
 
     /// Looks at the next entry, if it was used up to `newest`: whether there was one.
     fn foresee_one(&mut self, foresight: &mut Foresight, newest: i64) -> Result<bool, StoreError> {
-        let blob = self.next_blob(foresight.blobs_until)?.filter(|(used, ..)| *used <= newest);
-        let record = self.next_record(foresight.records_until)?.filter(|(used, ..)| *used <= newest);
-        match (blob, record) {
-            (None, None) => return Ok(false),
-            (blob, Some((used, id, payload_bytes)))
-                if blob.as_ref().is_none_or(|(blob_used, ..)| used < *blob_used) =>
-            {
-                foresight.records_until = used;
-                foresight.drop_record(id, payload_bytes);
+        let Some(candidate) = self.next_candidate(foresight.cursor, newest)? else { return Ok(false) };
+        foresight.cursor.pass(&candidate);
+        match candidate {
+            Candidate::Record { id, payload_bytes, .. } => {
+                if !self.is_record_held(id)? {
+                    foresight.drop_record(id, payload_bytes);
+                }
             }
-            (Some((used, digest, row)), _) => {
-                foresight.blobs_until = used;
+            Candidate::Blob { digest, row, .. } => {
                 if !self.presence.lock().leases.is_held(&digest, Instant::now()) {
                     for (id, payload_bytes) in self.records_of(row.id)? {
                         foresight.drop_record(id, payload_bytes);
@@ -141,39 +133,7 @@ impl Index {
                     foresight.drop_blob(&digest, &row);
                 }
             }
-            (None, Some(_)) => {}
         }
         Ok(true)
-    }
-
-    fn next_blob(&self, after: i64) -> Result<Option<(i64, Digest, Row)>, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached(
-                "SELECT used, function, hash, size, id, copies, pack, offset FROM blobs WHERE used > ? ORDER BY used LIMIT 1",
-            )?
-            .query_row([after], |row| {
-                let digest = digest_from(row.get(1)?, row.get(2)?, row.get(3)?)?;
-                Ok((row.get(0)?, digest, Row::from_columns(row, 4)?))
-            })
-            .optional()?)
-    }
-
-    /// The next result: when it was used, its id, and the bytes of its payload.
-    fn next_record(&self, after: i64) -> Result<Option<(i64, i64, u64)>, StoreError> {
-        Ok(self
-            .connection
-            .prepare_cached("SELECT used, id, length(payload) FROM records WHERE used > ? ORDER BY used LIMIT 1")?
-            .query_row([after], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?.cast_unsigned())))
-            .optional()?)
-    }
-
-    /// The results that point at a blob: their ids, and the bytes of their payloads.
-    fn records_of(&self, blob: i64) -> Result<Vec<(i64, u64)>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT DISTINCT id, length(payload) FROM record_references JOIN records ON records.id = record WHERE blob = ?",
-        )?;
-        let rows = statement.query_map([blob], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 }

@@ -142,6 +142,14 @@ impl Row {
         Ok(Self { id: row.get(first)?, copies: row.get::<_, i64>(first + 1)?.cast_unsigned().clamp(1, 2), place })
     }
 
+    /// What the row and its files take from the capacity; a pack is charged where packs are kept.
+    pub(super) fn charge(&self, digest: &Digest) -> u64 {
+        match self.place {
+            Some(_) => ENTRY_BYTES,
+            None => file_charge(digest, self.copies),
+        }
+    }
+
     /// What leasing the blob may keep from being freed: a pack with at least half of its bytes in use is not rewritten.
     pub(super) fn held_charge(&self, digest: &Digest) -> u64 {
         match self.place {

@@ -43,6 +43,29 @@ pub(super) struct Pack {
     pub(super) live: u64,
 }
 
+/// What becomes of a pack when places in it became free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// More than half of it is in use.
+    Stays,
+    /// Nothing in it is in use.
+    Goes,
+    /// What is in use pays to be moved.
+    Moves,
+}
+
+impl Pack {
+    pub(super) fn fate(&self) -> Fate {
+        if self.live == 0 {
+            Fate::Goes
+        } else if self.live.saturating_mul(2) <= self.size.saturating_sub(HEADER_BYTES) {
+            Fate::Moves
+        } else {
+            Fate::Stays
+        }
+    }
+}
+
 /// All packs of a store, and the bytes that wait to be written to the one that is open.
 #[derive(Debug)]
 pub(super) struct Packs {

@@ -1,10 +1,13 @@
 //! The action cache's half of the index: a record dies with the first blob it points at, in the same transaction.
 
+use std::time::Instant;
+
 use muster_model::Digest;
 use muster_model::key::ActionKey;
 use muster_model::limits::{DIVERGENT_RESULTS_MAX, DIVERGENT_RESULTS_PER_ACTION_MAX};
 use rusqlite::{OptionalExtension, Row, params};
 
+use super::eviction::Candidate;
 use super::index::{ENTRY_BYTES, Entry, Index, digest_from, function_number};
 use super::{is_empty, listing};
 use crate::{ActionRecord, DivergentRecord, Recorded, StoreError};
@@ -155,16 +158,35 @@ impl Index {
 
     /// Drops every record that points at a blob.
     pub(super) fn delete_records_of(&mut self, blob: i64) -> Result<(), StoreError> {
-        let records: Vec<i64> = {
-            let mut statement =
-                self.connection.prepare_cached("SELECT DISTINCT record FROM record_references WHERE blob = ?")?;
-            let rows = statement.query_map([blob], |row| row.get(0))?;
-            rows.collect::<Result<_, _>>()?
-        };
-        for id in records {
+        for (id, _) in self.records_of(blob)? {
             self.delete_record(id)?;
         }
         Ok(())
+    }
+
+    /// The records that point at a blob: their ids, and the bytes of their payloads.
+    pub(super) fn records_of(&self, blob: i64) -> Result<Vec<(i64, u64)>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT DISTINCT id, length(payload) FROM record_references JOIN records ON records.id = record WHERE blob = ?",
+        )?;
+        let rows = statement.query_map([blob], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether a record points at a blob that is leased: whoever was told of the one relies on the other.
+    pub(super) fn is_record_held(&self, id: i64) -> Result<bool, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT function, hash, size FROM record_references JOIN blobs ON blobs.id = blob WHERE record = ?",
+        )?;
+        let mut rows = statement.query([id])?;
+        let now = Instant::now();
+        while let Some(row) = rows.next()? {
+            let digest = digest_from(row.get(0)?, row.get(1)?, row.get(2)?)?;
+            if self.presence.lock().leases.is_held(&digest, now) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn delete_record(&mut self, id: i64) -> Result<(), StoreError> {
@@ -182,12 +204,15 @@ impl Index {
         Ok(())
     }
 
-    /// The oldest record: when it was used, and which it is.
-    pub(super) fn oldest_record(&self) -> Result<Option<(i64, i64)>, StoreError> {
+    /// The record that was not used for longest, of those used after `after`.
+    pub(super) fn next_record(&self, after: i64) -> Result<Option<Candidate>, StoreError> {
         Ok(self
             .connection
-            .prepare_cached("SELECT used, id FROM records ORDER BY used LIMIT 1")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT used, id, length(payload) FROM records WHERE used > ? ORDER BY used LIMIT 1")?
+            .query_row([after], |row| {
+                let payload_bytes = row.get::<_, i64>(2)?.cast_unsigned();
+                Ok(Candidate::Record { used: row.get(0)?, id: row.get(1)?, payload_bytes })
+            })
             .optional()?)
     }
 }

@@ -396,6 +396,39 @@ async fn the_newest_first_is_the_oldest_first_backwards() {
 }
 
 #[tokio::test]
+async fn a_result_stays_as_long_as_a_blob_of_it_is_leased() {
+    let folder = folder();
+    let config = DiskConfig { capacity_bytes: capacity(60_000), ..config(&folder) };
+    let store = DiskStore::open(config).unwrap();
+    let [leased, other] = [put(&store, &small(1)).await, put(&store, &small(2)).await];
+    let results = [vec![leased, other], vec![other], vec![]];
+    let key = |number: usize| ActionKey([number as u8; 32]);
+    let records = results.iter().enumerate().map(|(number, references)| (key(number), record("r", "r", references)));
+    ActionCache::put(&*store, records.collect()).await.unwrap();
+    let listed = async || {
+        let listed = store.list_records(PageRequest::default()).await.unwrap().records;
+        listed.into_iter().map(|entry| entry.key).collect::<Vec<_>>()
+    };
+    let lease = store.lease(&[leased, other]).await.unwrap();
+    let fill = async |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            put(&store, &large(number)).await;
+        }
+    };
+    // What points at nothing can't be told of with bytes that are not there.
+    fill(10..30).await;
+    let kept = listed().await;
+    assert!(kept.len() == 2 && kept.contains(&key(0)) && kept.contains(&key(1)), "{kept:?}");
+    let goal = CollectGoal::size(0);
+    assert_eq!(store.foresee(goal).await.unwrap(), store.collect(goal).await.unwrap());
+    assert_eq!(listed().await.len(), 2);
+    assert_eq!(store.find_missing(&[leased, other]).await.unwrap(), []);
+    drop(lease);
+    fill(30..50).await;
+    assert_eq!((listed().await, store.find_missing(&[leased]).await.unwrap()), (vec![], vec![leased]));
+}
+
+#[tokio::test]
 async fn what_is_foreseen_is_what_goes_by_size_and_by_age() {
     let folder = folder();
     let store = DiskStore::open(config(&folder)).unwrap();
