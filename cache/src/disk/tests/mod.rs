@@ -525,6 +525,7 @@ impl DiskStore {
     }
 }
 
+mod costs;
 mod crash;
 mod damage;
 mod integrity;

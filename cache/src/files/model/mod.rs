@@ -94,6 +94,11 @@ impl ModelFiles {
         self.0.lock().changes.clone()
     }
 
+    /// Drops what is remembered of changes so far, for histories that nobody will cut.
+    pub(crate) fn forget_changes(&self) {
+        self.0.lock().changes.clear();
+    }
+
     pub(crate) fn change_count(&self) -> usize {
         self.0.lock().changes.len()
     }
