@@ -115,7 +115,7 @@ impl Actions {
         clock: Clock,
         inputs: mpsc::WeakSender<Input>,
     ) -> std::io::Result<Arc<Self>> {
-        let door = Door { storage: storage.clone(), closures: Closures::default(), offers };
+        let door = Door { storage: storage.clone(), closures: Closures::new(storage.lease_time), offers };
         let names = Names::draw()?;
         let actions = Arc::new(Self { door, storage, clock, inputs, names, table: Mutex::default() });
         tokio::spawn(tidy(Arc::downgrade(&actions)));

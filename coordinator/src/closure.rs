@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use muster_cache::{BlobStore, StoreError};
 use muster_model::{Digest, limits};
@@ -40,9 +40,11 @@ fn describe(missing: &[Digest]) -> String {
 }
 
 /// Remembers which directories were whole a moment ago, with everything below them, so that what trees share is walked once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Closures {
     whole: Mutex<Whole>,
+    /// A store promises what it said for its lease time: half of that is safe to build on.
+    believed: Duration,
 }
 
 /// Two ages of memory, so that forgetting costs nothing: what is older than both is gone.
@@ -53,10 +55,9 @@ struct Whole {
 }
 
 impl Whole {
-    /// A store promises what it said for its lease time: half of that is safe to build on.
-    fn knows(&self, digest: &Digest) -> bool {
+    fn knows(&self, digest: &Digest, believed: Duration) -> bool {
         let checked = self.young.get(digest).or_else(|| self.old.get(digest));
-        checked.is_some_and(|checked| checked.elapsed() < limits::BLOB_LEASE_TIME / 2)
+        checked.is_some_and(|checked| checked.elapsed() < believed)
     }
 
     fn learn(&mut self, directories: impl Iterator<Item = Digest>, at: Instant) {
@@ -68,6 +69,11 @@ impl Whole {
 }
 
 impl Closures {
+    /// Remembers nothing yet; for a store with this lease time.
+    pub(crate) fn new(lease_time: Duration) -> Self {
+        Self { whole: Mutex::default(), believed: lease_time / 2 }
+    }
+
     /// Checks that every directory and file below `roots` is in the store.
     ///
     /// # Errors
@@ -94,7 +100,7 @@ impl Closures {
 
     fn unknown(&self, mut digests: Vec<Digest>) -> Vec<Digest> {
         let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        digests.retain(|digest| !whole.knows(digest));
+        digests.retain(|digest| !whole.knows(digest, self.believed));
         digests
     }
 }

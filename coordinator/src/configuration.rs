@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use muster_model::limits;
 use serde::Deserialize;
@@ -31,6 +32,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Size of the cache, in bytes.
     pub cache_capacity_bytes: u64,
+    /// How long a blob stays after the cache said that it is there.
+    pub cache_lease_time: Duration,
     /// Who may store results of actions in the cache.
     pub action_cache_writes: ActionCacheWrites,
     /// Times and counts of the scheduler; tests shorten them.
@@ -43,6 +46,7 @@ impl Default for Config {
             listen: LISTEN_DEFAULT,
             data: DATA_DEFAULT.into(),
             cache_capacity_bytes: limits::CACHE_BYTES_DEFAULT,
+            cache_lease_time: limits::BLOB_LEASE_TIME,
             action_cache_writes: ActionCacheWrites::default(),
             scheduler: muster_scheduler::Config::default(),
         }
@@ -59,6 +63,8 @@ pub struct ConfigurationFile {
     pub data: Option<PathBuf>,
     /// Size of the cache: bytes, or a number with `KiB`, `MiB`, `GiB` or `TiB`. Default `10GiB`.
     pub cache_size: Option<Size>,
+    /// How long a blob stays after the cache said that it is there: seconds, or a number with `s`, `m`, `h` or `d`. Default `10m`.
+    pub cache_lease: Option<LeaseTime>,
     /// Who may store results of actions in the cache: `clients` or `coordinator`. Default `clients`.
     pub action_cache_writes: Option<ActionCacheWrites>,
     /// What is logged to standard error, as in `RUST_LOG`. Default `info`.
@@ -107,6 +113,48 @@ impl std::str::FromStr for Size {
     }
 }
 
+/// How long what a cache says holds, as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "LeaseText")]
+pub struct LeaseTime(pub Duration);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum LeaseText {
+    Seconds(u64),
+    Text(String),
+}
+
+impl TryFrom<LeaseText> for LeaseTime {
+    type Error = LeaseTimeError;
+
+    fn try_from(text: LeaseText) -> Result<Self, LeaseTimeError> {
+        match text {
+            LeaseText::Seconds(seconds) => seconds.to_string().parse(),
+            LeaseText::Text(text) => text.parse(),
+        }
+    }
+}
+
+/// A text is not a time for leases.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a time between 1m and 30d, such as 10m or 12h")]
+pub struct LeaseTimeError(String);
+
+impl std::str::FromStr for LeaseTime {
+    type Err = LeaseTimeError;
+
+    fn from_str(text: &str) -> Result<Self, LeaseTimeError> {
+        const UNITS: [(char, u64); 4] = [('s', 1), ('m', 60), ('h', 3600), ('d', 24 * 3600)];
+        let unit = UNITS.iter().find_map(|(name, factor)| Some((text.strip_suffix(*name)?, *factor)));
+        let (number, factor) = unit.unwrap_or((text, 1));
+        let seconds = number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        let time = seconds.map(Duration::from_secs);
+        let allowed = limits::BLOB_LEASE_TIME_MIN..=limits::BLOB_LEASE_TIME_MAX;
+        time.filter(|time| allowed.contains(time)).map(Self).ok_or_else(|| LeaseTimeError(text.into()))
+    }
+}
+
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
@@ -140,7 +188,9 @@ impl ConfigurationError {
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => "name a TOML file that exists with --config".into(),
-            Self::Parse { .. } => "the keys are listen, data, cache_size, action_cache_writes and log".into(),
+            Self::Parse { .. } => {
+                "the keys are listen, data, cache_size, cache_lease, action_cache_writes and log".into()
+            }
             Self::Log(_) => "try --log info, or --log muster_coordinator=debug".into(),
         })
     }
@@ -186,7 +236,7 @@ mod tests {
         let error = read("listen = \"127.0.0.1:1\"\n  cache_sise = 5\n").expect_err("a misspelt key");
         assert_eq!(
             error,
-            "2:3: unknown field `cache_sise`, expected one of `listen`, `data`, `cache_size`, `action_cache_writes`, `log`"
+            "2:3: unknown field `cache_sise`, expected one of `listen`, `data`, `cache_size`, `cache_lease`, `action_cache_writes`, `log`"
         );
     }
 
@@ -203,6 +253,7 @@ mod tests {
         assert_eq!(file.listen, Some(defaults.listen));
         assert_eq!(file.data, Some(defaults.data));
         assert_eq!(file.cache_size, Some(Size(defaults.cache_capacity_bytes)));
+        assert_eq!(file.cache_lease, Some(LeaseTime(defaults.cache_lease_time)));
         assert_eq!(file.action_cache_writes, Some(defaults.action_cache_writes));
         assert_eq!(file.log.as_deref(), Some(crate::program::LOG_DEFAULT));
     }
@@ -214,5 +265,20 @@ mod tests {
         assert_eq!(read("cache_size = 12").unwrap().cache_size, Some(Size(12)));
         assert!("10 apples".parse::<Size>().is_err());
         assert!("99999999999TiB".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn leases_are_seconds_or_have_a_unit_and_bounds() {
+        let of = |text: &str| text.parse::<LeaseTime>().map(|time| time.0.as_secs());
+        assert_eq!((of("90"), of("90s"), of("12h")), (Ok(90), Ok(90), Ok(12 * 3600)));
+        assert_eq!(read("cache_lease = 600").unwrap().cache_lease, Some(LeaseTime(Duration::from_secs(600))));
+        assert_eq!(read("cache_lease = \"30d\"").unwrap().cache_lease, Some(LeaseTime(limits::BLOB_LEASE_TIME_MAX)));
+        for wrong in ["", "m", "59s", "0", "31d", "1.5h", "-1m", "10 apples", "18446744073709551615h"] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            read("cache_lease = 5").unwrap_err(),
+            "1:15: \"5\" is not a time between 1m and 30d, such as 10m or 12h"
+        );
     }
 }

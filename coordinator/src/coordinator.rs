@@ -163,7 +163,7 @@ impl Parts {
         let ledger = Ledger::open(&config.data)
             .map_err(|source| CoordinatorError::Ledger { folder: config.data.clone(), source })?;
         let folder = config.data.join("cache");
-        let storage = Storage::open(&folder, config.cache_capacity_bytes)
+        let storage = Storage::open(&folder, config.cache_capacity_bytes, config.cache_lease_time)
             .map_err(|source| CoordinatorError::Store { folder: folder.clone(), source })?;
         let counters = Arc::<Counters>::default();
         let clients_write_results = config.action_cache_writes == ActionCacheWrites::Clients;
@@ -191,7 +191,7 @@ impl Parts {
             counters: counters.clone(),
             watchers,
             offers,
-            closures: Closures::default(),
+            closures: Closures::new(storage.lease_time),
             clock,
         };
         let cache = reapi::CacheServices {

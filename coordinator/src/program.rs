@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::configuration::{ActionCacheWrites, Config, ConfigurationError, ConfigurationFile, Size};
+use crate::configuration::{ActionCacheWrites, Config, ConfigurationError, ConfigurationFile, LeaseTime, Size};
 use crate::error::EXIT_STOPPED;
 use crate::{Coordinator, CoordinatorError};
 
@@ -26,12 +26,15 @@ pub struct Arguments {
     /// Folder of ledger and cache, made when it is not there [default: muster-coordinator-data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// A TOML file with the keys listen, data, cache_size, action_cache_writes and log; flags win over it [default: none]
+    /// A TOML file with the keys listen, data, cache_size, cache_lease, action_cache_writes and log; flags win over it [default: none]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Size of the cache: bytes, or a number with KiB, MiB, GiB or TiB [default: 10GiB]
     #[arg(long, value_name = "SIZE")]
     pub cache_size: Option<Size>,
+    /// How long a blob stays after the cache said that it is there: seconds, or a number with s, m, h or d; 1m to 30d [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub cache_lease: Option<LeaseTime>,
     /// Who may store results of actions in the cache [default: clients]
     #[arg(long, value_name = "WHO", value_enum)]
     pub action_cache_writes: Option<ActionCacheWrites>,
@@ -68,10 +71,12 @@ fn configure(arguments: &Arguments) -> Result<(Config, String), ConfigurationErr
     let file = arguments.config.as_deref().map(ConfigurationFile::read).transpose()?.unwrap_or_default();
     let defaults = Config::default();
     let size = arguments.cache_size.or(file.cache_size);
+    let lease = arguments.cache_lease.or(file.cache_lease);
     let config = Config {
         listen: arguments.listen.or(file.listen).unwrap_or(defaults.listen),
         data: arguments.data.clone().or(file.data).unwrap_or(defaults.data),
         cache_capacity_bytes: size.map_or(defaults.cache_capacity_bytes, |size| size.0),
+        cache_lease_time: lease.map_or(defaults.cache_lease_time, |lease| lease.0),
         action_cache_writes: arguments
             .action_cache_writes
             .or(file.action_cache_writes)
@@ -112,12 +117,13 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("coordinator.toml");
-        std::fs::write(&path, "listen = \"127.0.0.1:1\"\ncache_size = \"1MiB\"\n").unwrap();
+        std::fs::write(&path, "listen = \"127.0.0.1:1\"\ncache_size = \"1MiB\"\ncache_lease = \"2h\"\n").unwrap();
         let arguments =
             Arguments { config: Some(path), listen: Some("127.0.0.1:2".parse().unwrap()), ..Arguments::default() };
         let (config, log) = configure(&arguments).unwrap();
         assert_eq!(config.listen.port(), 2);
         assert_eq!(config.cache_capacity_bytes, 1 << 20);
+        assert_eq!(config.cache_lease_time.as_secs(), 2 * 3600);
         assert_eq!(config.data, Config::default().data);
         assert_eq!(log, "info");
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use muster_cache::{ActionCache, Blob, BlobStore, DiskConfig, DiskStore, StoreError, Trouble};
@@ -17,13 +18,15 @@ pub(crate) struct Storage {
     pub(crate) disk: Arc<DiskStore>,
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) actions: Arc<dyn ActionCache>,
+    /// How long a blob stays after the store said that it is there.
+    pub(crate) lease_time: Duration,
 }
 
 impl Storage {
     /// Opens the store below `folder`.
-    pub(crate) fn open(folder: &Path, capacity_bytes: u64) -> Result<Self, StoreError> {
-        let disk = DiskStore::open(DiskConfig { capacity_bytes, ..DiskConfig::new(folder) })?;
-        Ok(Self { blobs: disk.clone(), actions: disk.clone(), disk })
+    pub(crate) fn open(folder: &Path, capacity_bytes: u64, lease_time: Duration) -> Result<Self, StoreError> {
+        let disk = DiskStore::open(DiskConfig { capacity_bytes, lease_time, ..DiskConfig::new(folder) })?;
+        Ok(Self { blobs: disk.clone(), actions: disk.clone(), disk, lease_time })
     }
 
     /// Puts the specifications of targets where agents look for them.

@@ -44,8 +44,12 @@ pub const ENTRIES_ASKED_MAX: usize = 10_000;
 pub const INSTANCE_NAME_BYTES_MAX: usize = 255;
 /// Bytes of blobs cached by a coordinator or an agent, unless configured.
 pub const CACHE_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
-/// How long a blob stays after a store said that it is there.
+/// How long a blob stays after a store said that it is there, unless a coordinator is configured otherwise.
 pub const BLOB_LEASE_TIME: Duration = Duration::from_secs(600);
+/// The least that it can be configured to: what a client needs to use what it was told of.
+pub const BLOB_LEASE_TIME_MIN: Duration = Duration::from_secs(60);
+/// The most that it can be configured to.
+pub const BLOB_LEASE_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Blobs of at most this size, in bytes, are kept together in packs instead of in files of their own. Measured: `docs/benchmarks.md`, `packs`.
 pub const PACKED_BLOB_BYTES_MAX: u64 = 64 * 1024;
 /// The same for an agent, whose blobs are linked into the trees of tests: a link is cheaper than a copy.

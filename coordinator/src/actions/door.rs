@@ -110,7 +110,7 @@ impl Door {
 
     /// The inputs that are missing now; for an action whose agent could not get one.
     pub(super) async fn find_missing(&self, input_root: Digest) -> Option<rpc::Status> {
-        match Closures::default().check(&*self.storage.blobs, &[input_root]).await {
+        match Closures::new(self.storage.lease_time).check(&*self.storage.blobs, &[input_root]).await {
             Err(ClosureError::Missing(missing)) => Some(precondition_missing(&missing)),
             _ => None,
         }

@@ -133,6 +133,7 @@ impl v1::status_server::Status for StatusService {
             capacity_bytes: before.capacity_bytes,
             leased_blobs: collected.leased_blobs,
             leased_bytes: collected.leased_bytes,
+            lease_ms: u64::try_from(self.storage.lease_time.as_millis()).unwrap_or(u64::MAX),
         }))
     }
 }

@@ -75,7 +75,7 @@ fn page(request: &CollectCacheRequest, collected: &CollectCacheResponse) -> Stri
     if !is_reached(request, collected) {
         page.push_str("note: that is more than --to asked for\n");
         if collected.leased_blobs > 0 {
-            let time = text::estimate(muster_model::limits::BLOB_LEASE_TIME);
+            let time = text::estimate(Duration::from_millis(collected.lease_ms));
             page.push_str(&format!("  hint: a lease ends {time} after its last use: run it again then\n"));
         }
     }
@@ -113,13 +113,14 @@ mod tests {
             capacity_bytes: 10 << 30,
             leased_blobs: 3,
             leased_bytes: 2 << 20,
+            lease_ms: 1_200_000,
         };
         insta::assert_snapshot!(page(&request, &collected), @r"
         evicted 12 blobs, 350.0 MiB, and 1 result
         the cache takes 2.0 MiB of 10.0 GiB; it took 353.0 MiB before
         kept whatever their age: 3 leased blobs, with up to 2.0 MiB, that clients or agents use or were told of
         note: that is more than --to asked for
-          hint: a lease ends 10 min 00 s after its last use: run it again then
+          hint: a lease ends 20 min 00 s after its last use: run it again then
         ");
         assert_eq!(object(&request, &collected)["reached"], false);
         let request = CollectCacheRequest { target_bytes: None, unused_ms: Some(1), dry_run: true };
