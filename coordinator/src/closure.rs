@@ -80,13 +80,27 @@ impl Closures {
     ///
     /// [`ClosureError::Missing`] with everything that can be known to be missing: what is below a directory that is missing itself is not.
     pub(crate) async fn check(&self, store: &dyn BlobStore, roots: &[Digest]) -> Result<(), ClosureError> {
+        self.check_along(store, roots, &mut Trail::default()).await
+    }
+
+    /// [`Self::check`], and follows a trail through the directories that this has to read.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) async fn check_along(
+        &self,
+        store: &dyn BlobStore,
+        roots: &[Digest],
+        trail: &mut Trail<'_>,
+    ) -> Result<(), ClosureError> {
         // From before the first question: the answers hold for a lease time after it.
         let asked = Instant::now();
         let mut missing = Vec::new();
         let mut walked = HashSet::new();
         for &root in roots {
             let mut walk = Walk { store, root, closures: self, seen: HashSet::new(), missing: &mut missing };
-            walk.run().await?;
+            walk.run(trail).await?;
             walked.extend(walk.seen);
         }
         if missing.is_empty() {
@@ -105,6 +119,53 @@ impl Closures {
     }
 }
 
+/// A path of directories below a root, which is followed by whoever reads them for another reason, so that none is read twice.
+#[derive(Debug, Default)]
+pub(crate) struct Trail<'a> {
+    /// The directory that is to have the next name.
+    at: Option<Digest>,
+    /// The names that are left, the next one last.
+    names: Vec<&'a str>,
+    absent: Option<&'a str>,
+}
+
+impl<'a> Trail<'a> {
+    /// The way to `path`, which is relative to `root`.
+    pub(crate) fn new(root: Digest, path: &'a str) -> Self {
+        let names = path.split('/').filter(|name| !name.is_empty()).rev().collect();
+        Self { at: Some(root), names, absent: None }
+    }
+
+    /// The directory that has to be read to come further; none at the end, which may be a link, or before a name that is not there.
+    pub(crate) fn next(&self) -> Option<Digest> {
+        if self.names.is_empty() { None } else { self.at }
+    }
+
+    /// The name that is not there.
+    pub(crate) fn absent(&self) -> Option<&'a str> {
+        self.absent
+    }
+
+    /// Goes further if this is the directory that has to be read.
+    pub(crate) fn follow(&mut self, digest: &Digest, directory: &reapi::Directory) {
+        if self.next().as_ref() != Some(digest) {
+            return;
+        }
+        let Some(name) = self.names.pop() else { return };
+        if directory.symlinks.iter().any(|link| link.name == name) {
+            // Where it leads is for others to find out.
+            self.names.clear();
+            return;
+        }
+        let child = directory.directories.iter().find(|child| child.name == name);
+        self.at = child.and_then(|child| child.digest.as_ref()?.to_model(digest.function).ok());
+        if self.at.is_none() {
+            self.names.clear();
+            self.absent = Some(name);
+        }
+    }
+}
+
 /// One tree on its way down, level by level.
 struct Walk<'a> {
     store: &'a dyn BlobStore,
@@ -116,7 +177,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    async fn run(&mut self) -> Result<(), ClosureError> {
+    async fn run(&mut self, trail: &mut Trail<'_>) -> Result<(), ClosureError> {
         let mut level = vec![self.root];
         let mut files_seen = HashSet::new();
         for _ in 0..limits::TREE_DEPTH_MAX {
@@ -139,10 +200,17 @@ impl Walk<'_> {
                     Err(error) => return Err(error.into()),
                 };
                 let digest = *blob.digest();
-                let bytes = blob.into_bytes(limits::MESSAGE_BYTES_MAX as u64).await?;
+                let bytes = match blob.into_bytes(limits::MESSAGE_BYTES_MAX as u64).await {
+                    Err(StoreError::Corrupt(digest)) => {
+                        self.missing.push(digest);
+                        continue;
+                    }
+                    read => read?,
+                };
                 let directory = reapi::Directory::decode(bytes)
                     .map_err(|error| self.malformed(format!("{digest} is no directory: {error}")))?;
                 self.children(&directory, &mut directories, &mut files)?;
+                trail.follow(&digest, &directory);
             }
             files.retain(|digest| files_seen.insert(*digest));
             if self.seen.len() + files_seen.len() > limits::TREE_NODES_MAX {
@@ -188,5 +256,76 @@ impl Walk<'_> {
 
     fn malformed(&self, why: impl ToString) -> ClosureError {
         ClosureError::Malformed { root: self.root, why: why.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use muster_cache::Blob;
+
+    use super::*;
+
+    /// Directories by digest, and how many were read.
+    #[derive(Default)]
+    struct Counted {
+        messages: HashMap<Digest, Bytes>,
+        read: AtomicUsize,
+    }
+
+    impl Counted {
+        fn add(&mut self, directory: &reapi::Directory) -> Digest {
+            let bytes = Bytes::from(directory.encode_to_vec());
+            self.messages.insert(Digest::of(&bytes), bytes.clone());
+            Digest::of(&bytes)
+        }
+
+        /// A directory with one other in it.
+        fn above(&mut self, name: &str, digest: Digest) -> Digest {
+            let node = reapi::DirectoryNode { name: name.into(), digest: Some(digest.into()) };
+            self.add(&reapi::Directory { directories: vec![node], ..reapi::Directory::default() })
+        }
+    }
+
+    #[async_trait]
+    impl BlobStore for Counted {
+        async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+            Ok(digests.iter().filter(|digest| !self.messages.contains_key(digest)).copied().collect())
+        }
+
+        async fn get(&self, digest: &Digest) -> Result<Blob, StoreError> {
+            self.read.fetch_add(1, Ordering::Relaxed);
+            self.messages.get(digest).cloned().map(Blob::from_bytes).ok_or(StoreError::NotFound(*digest))
+        }
+
+        async fn put(&self, digest: &Digest, _: Blob) -> Result<(), StoreError> {
+            Err(StoreError::NotFound(*digest))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_trail_is_followed_through_what_is_read_anyway() {
+        let mut store = Counted::default();
+        let link = reapi::SymlinkNode { name: "link".into(), target: "..".into(), ..reapi::SymlinkNode::default() };
+        let leaf = store.add(&reapi::Directory { symlinks: vec![link], ..reapi::Directory::default() });
+        let middle = store.above("c", leaf);
+        let below = store.above("b", middle);
+        let root = store.above("a", below);
+        for (path, absent) in [("", None), ("a/b/c", None), ("a/b/c/link/x", None), ("a/x/c", Some("x"))] {
+            let closures = Closures::new(limits::BLOB_LEASE_TIME);
+            store.read.store(0, Ordering::Relaxed);
+            let mut trail = Trail::new(root, path);
+            closures.check_along(&store, &[root], &mut trail).await.unwrap();
+            assert_eq!((trail.next(), trail.absent()), (None, absent), "{path}");
+            assert_eq!(store.read.load(Ordering::Relaxed), 4, "each directory is read once");
+            // What is known to be whole is not read again, and then the trail is as it was.
+            let mut trail = Trail::new(root, path);
+            closures.check_along(&store, &[root], &mut trail).await.unwrap();
+            assert_eq!((trail.next(), trail.absent()), ((!path.is_empty()).then_some(root), None), "{path}");
+            assert_eq!(store.read.load(Ordering::Relaxed), 4);
+        }
     }
 }

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use super::answers::{self, precondition_missing};
 use super::platform::{self, Unplaceable};
-use crate::closure::{ClosureError, Closures};
+use crate::closure::{ClosureError, Closures, Trail};
 use crate::storage::Storage;
 use crate::submission::Offers;
 
@@ -57,21 +57,25 @@ impl Door {
         };
         let command_digest = named("command_digest", &action.command_digest, digest.function)?;
         let input_root = named("input_root_digest", &action.input_root_digest, digest.function)?;
-        let command = self.blob(command_digest).await?;
-        let mut missing: Vec<Digest> = command.is_none().then_some(command_digest).into_iter().collect();
-        match self.closures.check(&*self.storage.blobs, &[input_root]).await {
+        let encoded_command = self.blob(command_digest).await?;
+        let mut missing: Vec<Digest> = encoded_command.is_none().then_some(command_digest).into_iter().collect();
+        let encoded_command = encoded_command.unwrap_or_default();
+        let command = reapi::Command::decode(encoded_command.clone());
+        let working_directory = command.as_ref().map_or("", |command| command.working_directory.as_str());
+        let mut trail = Trail::new(input_root, working_directory);
+        match self.closures.check_along(&*self.storage.blobs, &[input_root], &mut trail).await {
             Ok(()) => {}
             Err(ClosureError::Missing(inputs)) => missing.extend(inputs),
             Err(error @ ClosureError::Malformed { .. }) => return Err(invalid(error.to_string())),
             Err(ClosureError::Store(error)) => return Err(answers::of_store(&error)),
         }
-        let (true, Some(encoded_command)) = (missing.is_empty(), command) else {
+        if !missing.is_empty() {
             return Err(precondition_missing(&missing));
-        };
-        let command = reapi::Command::decode(encoded_command.clone())
-            .map_err(|error| invalid(format!("{command_digest} is no Command: {error}")))?;
+        }
+        let is_there = self.find_directory(trail, working_directory).await;
+        let command = command.map_err(|error| invalid(format!("{command_digest} is no Command: {error}")))?;
         command.check().map_err(|error| invalid(format!("the Command's {error}")))?;
-        self.find_directory(input_root, &command.working_directory).await?;
+        is_there?;
         let timeout = timeout(&action)?;
         // Clients before 2.2 have it in the command.
         #[allow(deprecated, reason = "clients before 2.2 have no other place for it")]
@@ -88,24 +92,20 @@ impl Door {
     }
 
     /// A working directory must be in the input tree (`Command.working_directory`). Where a link leads is for the agent to find out.
-    async fn find_directory(&self, root: Digest, path: &str) -> Result<(), rpc::Status> {
-        let mut at = root;
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            let encoded = self.blob(at).await?.ok_or_else(|| precondition_missing(&[at]))?;
-            let directory =
-                reapi::Directory::decode(encoded).map_err(|error| invalid(format!("{at} is no Directory: {error}")))?;
-            if directory.symlinks.iter().any(|link| link.name == name) {
-                return Ok(());
-            }
-            let found = directory.directories.into_iter().find(|node| node.name == name).and_then(|node| node.digest);
-            let found = found.ok_or_else(|| {
-                invalid(format!(
-                    "the Command's working directory {path:?} is not in its input tree: no directory {name:?}"
-                ))
-            })?;
-            at = found.to_model(root.function).map_err(|error| invalid(format!("{at}: {error}")))?;
+    async fn find_directory(&self, mut trail: Trail<'_>, path: &str) -> Result<(), rpc::Status> {
+        // Only what was known to be whole, and so was not read, is left to be read here.
+        while let Some(digest) = trail.next() {
+            let encoded = self.blob(digest).await?.ok_or_else(|| precondition_missing(&[digest]))?;
+            let directory = reapi::Directory::decode(encoded)
+                .map_err(|error| invalid(format!("{digest} is no Directory: {error}")))?;
+            trail.follow(&digest, &directory);
         }
-        Ok(())
+        match trail.absent() {
+            None => Ok(()),
+            Some(name) => Err(invalid(format!(
+                "the Command's working directory {path:?} is not in its input tree: no directory {name:?}"
+            ))),
+        }
     }
 
     /// The inputs that are missing now; for an action whose agent could not get one.
