@@ -106,6 +106,16 @@ impl Entries<'_> {
         Ok(recorded)
     }
 
+    /// Takes an entry out, with what is kept as divergent from it: whether it was there. Its content stays for whoever was told of it.
+    pub(super) async fn remove(&self, call: &Call<'_>, name: &str) -> Result<bool, Refused> {
+        call.caches.meter(self.protocol, call.parts);
+        if !call.caches.clients_write_results {
+            return Err(Refused::Forbidden);
+        }
+        let removed = call.caches.store.remove_records(&[self.key(name)]).await?;
+        Ok(removed.records > 0)
+    }
+
     /// Answers GET, HEAD and PUT as most protocols want them.
     pub(super) async fn answer(
         &self,

@@ -10,7 +10,8 @@
 //! | `/v1/cache/{hash}` | Nx |
 //!
 //! What a client names itself is kept as an action-cache record that points at one blob, in a scope of its protocol: it is answered only while the
-//! blob is there, and a second different content under a name does not replace the first (see [`muster_cache::Recorded`]).
+//! blob is there, and a second different content under a name does not replace the first (see [`muster_cache::Recorded`]). Where a protocol has
+//! DELETE (ccache, sccache), whoever may write may take an entry out, and the next content is the first again.
 //!
 //! Architecture Invariant: no part of a path becomes a path in a file system; names are hashed into keys.
 

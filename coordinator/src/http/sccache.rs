@@ -13,7 +13,7 @@ use crate::traffic::Protocol;
 
 /// A PROPFIND's body, in bytes; what it asks for is answered in the same way whatever it says.
 const QUESTION_BYTES_MAX: usize = 64 * 1024;
-const METHODS: &str = "GET, HEAD, PUT, PROPFIND, MKCOL";
+const METHODS: &str = "GET, HEAD, PUT, DELETE, PROPFIND, MKCOL";
 /// The time of everything: none is kept, and WebDAV clients want one.
 const MODIFIED: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
 
@@ -25,6 +25,9 @@ pub(super) async fn answer(call: Call<'_>, body: Body, segments: &[&str]) -> Res
         "MKCOL" => Ok(answer::empty(StatusCode::CREATED)),
         _ if is_collection => Err(Refused::Method("PROPFIND, MKCOL")),
         "GET" | "HEAD" | "PUT" => entries().answer(call, body, &name, OCTETS, StatusCode::CREATED).await,
+        // RFC 4918, section 9.6: what is not there can't be deleted.
+        "DELETE" if entries().remove(&call, &name).await? => Ok(answer::empty(StatusCode::NO_CONTENT)),
+        "DELETE" => Err(Refused::NotFound),
         _ => Err(Refused::Method(METHODS)),
     }
 }

@@ -111,7 +111,8 @@ async fn every_small_protocol_keeps_an_entry_and_is_counted() {
         let head = fixture.send("HEAD", path, &[], b"").await;
         assert_eq!((head.status, head.headers["content-length"].parse()), (200, Ok(big.len())), "{path}");
         assert_eq!(fixture.put(path, &big).await, stored, "{path}");
-        assert_eq!(fixture.send("DELETE", path, &[], b"").await.status, 405, "{path}");
+        let refused = fixture.send("PATCH", path, &[], b"").await;
+        assert_eq!((refused.status, refused.headers["allow"].contains("PUT")), (405, true), "{path}");
         let (protocols, _) = fixture.counters.traffic_to_wire();
         let stats = protocols.iter().find(|stats| stats.name == protocol).unwrap();
         assert_eq!((stats.hits, stats.misses, stats.bytes_written), (2, 2, 2 * big.len() as u64), "{path}");
@@ -130,6 +131,35 @@ async fn the_first_content_under_a_name_stays() {
         assert_eq!(fixture.get(path).await.body, b"first"[..]);
     }
     assert_eq!(fixture.disk.stats().await.unwrap().divergent_results, 3);
+}
+
+#[tokio::test]
+async fn an_entry_is_deleted_where_the_protocol_has_that() {
+    let fixture = fixture(true).await;
+    let delete = async |path: &str| fixture.send("DELETE", path, &[], b"").await.status;
+    for (path, again) in [("/ccache/ab/cdef", 204), ("/sccache/a/b/key", 404)] {
+        assert_eq!(delete(path).await, again, "{path}");
+        fixture.put(path, b"unreadable").await;
+        fixture.put(path, b"divergent").await;
+        let lease = fixture.disk.lease(&[Digest::of(b"unreadable")]).await.unwrap();
+        assert_eq!(delete(path).await, 204, "{path}");
+        assert_eq!(fixture.get(path).await.status, 404, "{path}");
+        assert_eq!(fixture.disk.list_divergent(None).await.unwrap().records, [], "{path}");
+        // Whoever was told of the content before still gets it.
+        assert!(fixture.disk.get_blob(&Digest::of(b"unreadable")).await.is_ok());
+        drop(lease);
+        assert_eq!(delete(path).await, again, "{path}");
+        fixture.put(path, b"good").await;
+        assert_eq!(fixture.get(path).await.body, b"good"[..], "{path}");
+    }
+    assert_eq!(delete("/sccache/a/").await, 405);
+    for path in ["/cache/key", "/v8/artifacts/key", "/v1/cache/key", &format!("/cas/{}", hash(b""))] {
+        assert_eq!(delete(path).await, 405, "{path}");
+    }
+    let closed = self::fixture(false).await;
+    for path in ["/ccache/a", "/sccache/a"] {
+        assert_eq!(closed.send("DELETE", path, &[], b"").await.status, 403, "{path}");
+    }
 }
 
 #[tokio::test]
