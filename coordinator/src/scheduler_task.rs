@@ -324,11 +324,17 @@ impl SchedulerTask {
 
     /// Adds an event to a run without telling watchers yet.
     fn record_event(&mut self, run: RunId, event: v1::run_event::Event) -> u64 {
-        let (sequence, event) = self.number_event(run, event);
-        if sequence > 0 {
-            self.append(Record::Event { run, sequence, event });
+        let (sequence, record) = self.event_record(run, event);
+        if let Some(record) = record {
+            self.append(record);
         }
         sequence
+    }
+
+    /// What adds an event to a run, which has to be appended, and the event's number.
+    fn event_record(&mut self, run: RunId, event: v1::run_event::Event) -> (u64, Option<Record>) {
+        let (sequence, event) = self.number_event(run, event);
+        (sequence, (sequence > 0).then_some(Record::Event { run, sequence, event }))
     }
 
     /// An event as the ledger keeps it, with its number, which is 0 when the run is not open.

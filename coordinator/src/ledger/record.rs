@@ -49,6 +49,8 @@ pub(crate) enum Record {
     Counters(Vec<(String, u64)>),
     /// Epochs below this one are drawn without a record of their own.
     EpochsReserved(Epoch),
+    /// Records of which all are durable or none is.
+    Together(Vec<Record>),
 }
 
 /// A run as it is accepted.
@@ -155,13 +157,18 @@ pub(super) fn bits(agent: AgentId) -> i64 {
 }
 
 impl Record {
-    /// Writes it.
-    pub(super) fn apply(self, transaction: &Transaction<'_>) -> Result<Option<Reply>, LedgerError> {
+    /// Writes it. What may be answered once that is durable is added to `replies`.
+    pub(super) fn apply(self, transaction: &Transaction<'_>, replies: &mut Vec<Reply>) -> Result<(), LedgerError> {
         match self {
-            Self::Run(run, reply) => return Ok(Some(Reply::Run(reply, accept(transaction, &run)?))),
+            Self::Run(run, reply) => replies.push(Reply::Run(reply, accept(transaction, &run)?)),
             Self::Finish(finish, reply) => {
                 let event = close(transaction, *finish)?;
-                return Ok(Some(Reply::Finish(reply, Box::new(event))));
+                replies.push(Reply::Finish(reply, Box::new(event)));
+            }
+            Self::Together(records) => {
+                for record in records {
+                    record.apply(transaction, replies)?;
+                }
             }
             Self::Cancelled(run) => update(transaction, "UPDATE runs SET cancelled = 1 WHERE run = ?1", run)?,
             Self::Announced(run) => update(transaction, "UPDATE runs SET announced = 1 WHERE run = ?1", run)?,
@@ -196,7 +203,7 @@ impl Record {
                 }
             }
         }
-        Ok(None)
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::history::{CaseHistory, TargetHash};
 
 const TARGET: TargetIndex = TargetIndex(0);
 
-async fn run_with_cases(ledger: &Ledger, token: &str, names: &[&str]) -> RunId {
+async fn accepted(ledger: &Ledger, token: &str) -> RunId {
     let target = v1::TargetSpec { name: "lib".into(), ..v1::TargetSpec::default() };
     let spec = v1::RunSpec { project: "project".into(), targets: vec![target], policy: None };
     let record = RunRecord {
@@ -24,16 +24,27 @@ async fn run_with_cases(ledger: &Ledger, token: &str, names: &[&str]) -> RunId {
         targets: 1,
         started_unix_ms: 1000,
     };
-    let run = ledger.accept_run(record).await.unwrap().run;
+    ledger.accept_run(record).await.unwrap().run
+}
+
+fn planned(run: RunId, names: &[&str]) -> Record {
     let planned = v1::Discovered { names: names.iter().map(|&name| name.into()).collect(), ignored: Vec::new() };
-    let count = names.len() as u32;
-    ledger.append(Record::Planned { run, target: TARGET, planned: count, names: planned.encode_to_vec() });
+    Record::Planned { run, target: TARGET, planned: names.len() as u32, names: planned.encode_to_vec() }
+}
+
+async fn run_with_cases(ledger: &Ledger, token: &str, names: &[&str]) -> RunId {
+    let run = accepted(ledger, token).await;
+    ledger.append(planned(run, names));
     run
 }
 
 fn decide(ledger: &Ledger, run: RunId, case: u32, outcome: CaseOutcome, sequence: u64) -> Ticket {
+    ledger.append(decided(run, case, outcome, sequence))
+}
+
+fn decided(run: RunId, case: u32, outcome: CaseOutcome, sequence: u64) -> Record {
     let event = told(sequence).encode_to_vec();
-    ledger.append(Record::Outcome(Box::new(OutcomeRecord {
+    Record::Outcome(Box::new(OutcomeRecord {
         run,
         target: TARGET,
         case: CaseIndex(case),
@@ -44,7 +55,11 @@ fn decide(ledger: &Ledger, run: RunId, case: u32, outcome: CaseOutcome, sequence
         epoch: Some(Epoch(1)),
         sequence,
         event,
-    })))
+    }))
+}
+
+fn event(run: RunId, sequence: u64) -> Record {
+    Record::Event { run, sequence, event: told(sequence).encode_to_vec() }
 }
 
 fn told(sequence: u64) -> v1::RunEvent {
@@ -289,4 +304,35 @@ async fn a_ledger_of_the_first_format_is_brought_up_to_date() {
     let ledger = Ledger::open(folder.path()).unwrap();
     let run = run_with_cases(&ledger, "a", &["one"]).await;
     assert_eq!(ledger.read_now(|connection| tries::read(connection, run)).unwrap().len(), 0);
+}
+
+/// After a stop at any moment between two writes, or in the middle of one, either all of it is there or nothing.
+#[tokio::test]
+async fn a_plan_what_is_told_of_it_and_what_it_decides_are_durable_together() {
+    let (folder, ledger) = open();
+    let run = accepted(&ledger, "a").await;
+    // Names that fill more than one page each, so that there is much to tear.
+    let names = ["a", "b", "c"].map(|name| name.repeat(9000));
+    let names = names.each_ref().map(String::as_str);
+    let plan = vec![planned(run, &names), event(run, 1), event(run, 2), decided(run, 1, PASSED, 3)];
+    ledger.wait(ledger.append(Record::Together(plan))).await.unwrap();
+    let last = ledger.append(Record::Together(vec![Record::Announced(run), event(run, 4)]));
+    ledger.wait(last).await.unwrap();
+    let files = ["ledger.sqlite3", "ledger.sqlite3-wal"].map(|name| std::fs::read(folder.path().join(name)).unwrap());
+    let [database, log] = files;
+    let mut seen = std::collections::BTreeSet::new();
+    // A quarter of a page at a time.
+    for length in (0..=log.len()).step_by(1024).chain([log.len()]) {
+        let torn = tempfile::tempdir().unwrap();
+        std::fs::write(torn.path().join("ledger.sqlite3"), &database).unwrap();
+        std::fs::write(torn.path().join("ledger.sqlite3-wal"), &log[..length]).unwrap();
+        let connection = rusqlite::Connection::open(torn.path().join("ledger.sqlite3")).unwrap();
+        // Before the tables are there, nothing is.
+        let Ok(runs) = read::open_runs(&connection) else { continue };
+        let Some(open) = runs.first() else { continue };
+        let events = read::events(&connection, run, 0).unwrap().len();
+        let target = &open.targets[0];
+        seen.insert((target.planned.is_some(), target.outcomes.len(), events, open.announced));
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(false, 0, 0, false), (true, 1, 3, false), (true, 1, 4, true)]);
 }

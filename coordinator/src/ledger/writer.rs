@@ -87,7 +87,7 @@ fn write_batch(
     let mut count = 0;
     let mut next = Some(first);
     while let Some(record) = next {
-        replies.extend(record.apply(&transaction)?);
+        record.apply(&transaction, &mut replies)?;
         count += 1;
         next = if count < limits::LEDGER_BATCH_RECORDS_MAX { records.try_recv().ok() } else { None };
     }

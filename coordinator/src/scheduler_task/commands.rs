@@ -181,8 +181,11 @@ impl SchedulerTask {
         let Some(open) = self.runs.get_mut(&run) else { return };
         if !std::mem::replace(&mut open.is_announced, true) {
             let expected_ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-            self.append(Record::Announced(run));
-            self.publish(run, v1::run_event::Event::RunPlanned(v1::RunPlanned { planned, expected_ms, slots }));
+            let event = v1::run_event::Event::RunPlanned(v1::RunPlanned { planned, expected_ms, slots });
+            let (sequence, event) = self.event_record(run, event);
+            // Apart, the one could be lost and the other not: then nobody would ever be told.
+            self.append(Record::Together([Record::Announced(run)].into_iter().chain(event).collect()));
+            self.effect(Effect::Publish { run, sequence });
         }
     }
 
@@ -274,24 +277,35 @@ impl SchedulerTask {
         });
     }
 
-    pub(super) fn learn(
+    fn learn(
         &mut self,
         run: RunId,
         target: TargetIndex,
         case: CaseIndex,
         change: impl FnOnce(&mut crate::history::CaseHistory),
     ) {
-        let Some(open) = self.runs.get_mut(&run) else { return };
-        let Some(target) = open.targets.get_mut(target.0 as usize) else { return };
-        let Some(case) = target.cases.get_mut(case.0 as usize) else { return };
+        if let Some(record) = self.learned(run, target, case, change) {
+            self.append(record);
+        }
+    }
+
+    /// Learns about a case; what has to be appended for it.
+    pub(super) fn learned(
+        &mut self,
+        run: RunId,
+        target: TargetIndex,
+        case: CaseIndex,
+        change: impl FnOnce(&mut crate::history::CaseHistory),
+    ) -> Option<Record> {
+        let target = self.runs.get_mut(&run)?.targets.get_mut(target.0 as usize)?;
+        let case = target.cases.get_mut(case.0 as usize)?;
         let history = case.history.get_or_insert_default();
         change(history);
-        let learned = HistoryRecord {
+        Some(Record::History(Box::new(HistoryRecord {
             target: target.prepared.history,
             case_name: case.name.clone(),
             history: history.clone(),
             run,
-        };
-        self.append(Record::History(Box::new(learned)));
+        })))
     }
 }

@@ -12,7 +12,8 @@ use crate::open_run::OpenCase;
 use crate::planning::{Decided, Plan, PlannedCase, mark_groups};
 
 impl SchedulerTask {
-    /// Writes the plan and what is decided by it, tells watchers, and hands the rest to the scheduler.
+    /// Writes the plan and what is decided by it, tells watchers, and hands the rest to the scheduler. All of it is one record: after a stop
+    /// in between, cases that are decided here would be run, and watchers would miss what was discovered.
     pub(super) fn take_plan(&mut self, run: RunId, target: TargetIndex, plan: Plan) {
         let queued_unix_ms = self.surroundings.clock.unix_ms();
         let Some(open) = self.runs.get_mut(&run) else { return };
@@ -31,33 +32,56 @@ impl SchedulerTask {
         let names =
             v1::Discovered { names: entry.cases.iter().map(|case| case.name.clone()).collect(), ignored: Vec::new() };
         let planned = names.names.len() as u32;
-        self.append(Record::Planned { run, target, planned, names: names.encode_to_vec() });
-        self.tell_discovered(run, target, planned, filtered, listed);
+        let mut records = vec![Record::Planned { run, target, planned, names: names.encode_to_vec() }];
+        self.tell_discovered(
+            run,
+            target,
+            v1::TargetDiscovered { planned, filtered, ..Default::default() },
+            listed,
+            &mut records,
+        );
         for (case, how) in decided {
-            self.report_decided(run, target, CaseIndex(case as u32), how);
+            self.report_decided(run, target, CaseIndex(case as u32), how, &mut records);
         }
+        self.append(Record::Together(records));
         self.publish_all(run);
         self.tell(Event::CasesDiscovered { run, target, cases: seeds });
     }
 
     /// Names go out in pages: all of them may not fit into one message.
-    fn tell_discovered(&mut self, run: RunId, target: TargetIndex, planned: u32, filtered: u32, listed: Vec<String>) {
-        let mut event = v1::TargetDiscovered { target: target.0, planned, filtered, ..v1::TargetDiscovered::default() };
+    fn tell_discovered(
+        &mut self,
+        run: RunId,
+        target: TargetIndex,
+        first: v1::TargetDiscovered,
+        listed: Vec<String>,
+        records: &mut Vec<Record>,
+    ) {
+        let mut pages = vec![v1::TargetDiscovered { target: target.0, ..first }];
         let mut bytes = 0;
         for name in listed {
             bytes += name.len();
             if bytes > limits::CHUNK_BYTES_MAX {
-                let next = v1::TargetDiscovered { target: target.0, ..v1::TargetDiscovered::default() };
-                let full = std::mem::replace(&mut event, next);
-                self.record_event(run, v1::run_event::Event::TargetDiscovered(full));
+                pages.push(v1::TargetDiscovered { target: target.0, ..v1::TargetDiscovered::default() });
                 bytes = name.len();
             }
-            event.names.push(name);
+            if let Some(page) = pages.last_mut() {
+                page.names.push(name);
+            }
         }
-        self.record_event(run, v1::run_event::Event::TargetDiscovered(event));
+        for page in pages {
+            records.extend(self.event_record(run, v1::run_event::Event::TargetDiscovered(page)).1);
+        }
     }
 
-    fn report_decided(&mut self, run: RunId, target: TargetIndex, case: CaseIndex, how: Decided) {
+    fn report_decided(
+        &mut self,
+        run: RunId,
+        target: TargetIndex,
+        case: CaseIndex,
+        how: Decided,
+        records: &mut Vec<Record>,
+    ) {
         let Some(open) = self.runs.get_mut(&run) else { return };
         open.note_decided(target, case);
         let Some(entry) = open.target(target) else { return };
@@ -81,7 +105,7 @@ impl SchedulerTask {
         };
         let failed_before = entry.cases[case.0 as usize].history.as_ref().is_some_and(|history| history.failed_last);
         let (sequence, event) = self.number_event(run, v1::run_event::Event::CaseFinished(event));
-        self.append(Record::Outcome(Box::new(OutcomeRecord {
+        records.push(Record::Outcome(Box::new(OutcomeRecord {
             run,
             target,
             case,
@@ -94,7 +118,7 @@ impl SchedulerTask {
             event,
         })));
         if cached && failed_before {
-            self.learn(run, target, case, |history| history.failed_last = false);
+            records.extend(self.learned(run, target, case, |history| history.failed_last = false));
         }
     }
 
