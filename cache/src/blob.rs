@@ -1,5 +1,8 @@
 //! Bytes on their way: see [`Blob`].
 
+mod incoming;
+mod outgoing;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -12,6 +15,7 @@ use futures_util::stream::{self, BoxStream, Fuse};
 use futures_util::{Stream, StreamExt};
 use muster_model::Digest;
 use muster_model::limits::CHUNK_BYTES_MAX;
+use tokio::task::JoinHandle;
 
 use crate::files::{Files, RealFiles, StoreFile};
 use crate::hash::{Hasher, digest_of};
@@ -25,6 +29,8 @@ use crate::{StoreError, Trouble};
 pub struct Blob {
     digest: Digest,
     source: Source,
+    /// Whether a file is read ahead of whoever takes its stream.
+    reads_ahead: bool,
 }
 
 enum Source {
@@ -38,17 +44,23 @@ enum Source {
     Stream(BoxStream<'static, Result<Bytes, StoreError>>),
 }
 
-/// Bytes read from a file at one time. A client that asks for a blob and takes nothing makes its server hold a few of these: one that is withheld,
-/// and as many as HTTP/2 buffers.
-const READ_BYTES: usize = 64 * 1024;
-
 /// What a store does about a blob of its own that does not verify.
 pub(crate) type OnCorrupt = Box<dyn FnOnce() + Send>;
 
 impl Blob {
+    fn new(digest: Digest, source: Source) -> Self {
+        Self { digest, source, reads_ahead: true }
+    }
+
+    /// The same blob, of which a stream holds no more than one chunk: for when memory is short. Slower.
+    #[must_use]
+    pub fn without_read_ahead(self) -> Self {
+        Self { reads_ahead: false, ..self }
+    }
+
     /// The blob of these bytes, under BLAKE3.
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Self { digest: Digest::of(&bytes), source: Source::Verified(bytes) }
+        Self::new(Digest::of(&bytes), Source::Verified(bytes))
     }
 
     /// The blob of bytes that are said to have this digest.
@@ -59,7 +71,7 @@ impl Blob {
     pub fn from_bytes_of(digest: Digest, bytes: Bytes) -> Result<Self, StoreError> {
         let found = digest_of(digest.function, &bytes);
         if found == digest {
-            Ok(Self { digest, source: Source::Verified(bytes) })
+            Ok(Self::new(digest, Source::Verified(bytes)))
         } else {
             Err(StoreError::Mismatch { expected: digest, found })
         }
@@ -67,17 +79,17 @@ impl Blob {
 
     /// The blob of a file that is said to have this digest. It is opened, read and checked when the blob is used.
     pub fn from_file(path: impl Into<PathBuf>, digest: Digest) -> Self {
-        Self { digest, source: Source::Path(path.into()) }
+        Self::new(digest, Source::Path(path.into()))
     }
 
     /// The blob of a stream that is said to have this digest. It is checked while it is read.
     pub fn from_stream(digest: Digest, chunks: impl Stream<Item = Result<Bytes, StoreError>> + Send + 'static) -> Self {
-        Self { digest, source: Source::Stream(chunks.boxed()) }
+        Self::new(digest, Source::Stream(chunks.boxed()))
     }
 
     /// The blob of a store's own file.
     pub(crate) fn from_stored(digest: Digest, file: Arc<dyn StoreFile>, path: PathBuf, on_corrupt: OnCorrupt) -> Self {
-        Self { digest, source: Source::Stored { file, path, on_corrupt } }
+        Self::new(digest, Source::Stored { file, path, on_corrupt })
     }
 
     /// What the bytes hash to.
@@ -125,15 +137,16 @@ impl Blob {
 
     /// The bytes in chunks of at most [`CHUNK_BYTES_MAX`], the last one withheld until the hash agrees.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, StoreError>> {
-        let digest = self.digest;
-        let (chunks, on_corrupt) = match self.source {
+        let (digest, reads_ahead) = (self.digest, self.reads_ahead);
+        let chunks = match self.source {
             Source::Verified(bytes) => return stream::iter(split(bytes).map(Ok)).boxed(),
-            Source::Path(path) => (file_chunks(None, path), None),
-            Source::Stored { file, path, on_corrupt } => (file_chunks(Some(file), path), Some(on_corrupt)),
-            Source::Stream(chunks) => (chunks, None),
+            Source::Path(path) => return outgoing::chunks(None, path, digest, reads_ahead, None),
+            Source::Stored { file, path, on_corrupt } => {
+                return outgoing::chunks(Some(file), path, digest, reads_ahead, Some(on_corrupt));
+            }
+            Source::Stream(chunks) => chunks,
         };
-        let checked =
-            Checked { chunks: chunks.fuse(), ready: VecDeque::new(), verifier: Verifier::new(digest), on_corrupt };
+        let checked = Checked { chunks: chunks.fuse(), ready: VecDeque::new(), verifier: Verifier::new(digest) };
         stream::unfold(Some(checked), |checked| async move {
             let mut checked = checked?;
             match checked.next().await {
@@ -168,14 +181,7 @@ impl Blob {
         match self.source {
             Source::Verified(bytes) => blocking(move || partial.write(&bytes).map(|()| partial)).await,
             Source::Path(_) | Source::Stored { .. } => blocking(move || self.pour_file(partial)).await,
-            Source::Stream(_) => {
-                let mut chunks = self.into_stream();
-                while let Some(chunk) = chunks.next().await {
-                    let chunk = chunk?;
-                    partial = blocking(move || partial.write(&chunk).map(|()| partial)).await?;
-                }
-                Ok(partial)
-            }
+            Source::Stream(chunks) => incoming::pour(partial, self.digest, chunks).await,
         }
     }
 
@@ -301,7 +307,12 @@ impl Drop for Partial {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// What came of work that was begun on a thread for it.
+async fn joined<T>(work: JoinHandle<Result<T, StoreError>>) -> Result<T, StoreError> {
+    match work.await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -323,38 +334,11 @@ fn split(mut bytes: Bytes) -> impl Iterator<Item = Bytes> + Send {
     )
 }
 
-/// The chunks of a file as they are, unchecked.
-fn file_chunks(file: Option<Arc<dyn StoreFile>>, path: PathBuf) -> BoxStream<'static, Result<Bytes, StoreError>> {
-    stream::unfold(Some((file, path, 0)), |state| async move {
-        let (file, path, offset) = state?;
-        let read = blocking(move || {
-            let file = match file {
-                Some(file) => file,
-                None => open(&path)?,
-            };
-            let mut buffer = vec![0; READ_BYTES];
-            let count = file.read_at(&mut buffer, offset).map_err(StoreError::file("read", &path))?;
-            buffer.truncate(count);
-            Ok((Bytes::from(buffer), file, path))
-        });
-        match read.await {
-            Ok((chunk, _, _)) if chunk.is_empty() => None,
-            Ok((chunk, file, path)) => {
-                let end = offset + chunk.len() as u64;
-                Some((Ok(chunk), Some((Some(file), path, end))))
-            }
-            Err(error) => Some((Err(error), None)),
-        }
-    })
-    .boxed()
-}
-
 /// Chunks behind a [`Verifier`].
 struct Checked {
     chunks: Fuse<BoxStream<'static, Result<Bytes, StoreError>>>,
     ready: VecDeque<Bytes>,
     verifier: Verifier,
-    on_corrupt: Option<OnCorrupt>,
 }
 
 impl Checked {
@@ -363,22 +347,8 @@ impl Checked {
             if let Some(chunk) = self.ready.pop_front() {
                 return Ok(Some(chunk));
             }
-            let Some(chunk) = self.chunks.next().await else {
-                let finished = self.verifier.finish();
-                return finished.map_err(|error| self.blame(error));
-            };
-            let passed = self.verifier.push(chunk?, &mut self.ready);
-            passed.map_err(|error| self.blame(error))?;
-        }
-    }
-
-    fn blame(&mut self, error: StoreError) -> StoreError {
-        match (error, self.on_corrupt.take()) {
-            (StoreError::Mismatch { expected, .. }, Some(on_corrupt)) => {
-                on_corrupt();
-                StoreError::Corrupt(expected)
-            }
-            (error, _) => error,
+            let Some(chunk) = self.chunks.next().await else { return self.verifier.finish() };
+            self.verifier.push(chunk?, &mut self.ready)?;
         }
     }
 }

@@ -11,7 +11,7 @@ use muster_model::limits::{UPLOAD_BYTES_IN_FLIGHT_MAX, UPLOAD_PROGRESS_BYTES_MIN
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Bytes in memory of what clients upload, ask in long questions and get in batches, all together.
+/// Bytes in memory of what clients upload, ask in long questions and get in batches, and of what is read ahead of them, all together.
 #[derive(Clone, Debug)]
 pub struct UploadBudget(Arc<Semaphore>);
 
@@ -23,7 +23,7 @@ pub(crate) struct Share {
 
 impl Share {
     /// The same bytes, which keep the share for as long as anybody holds them.
-    fn charge(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+    pub(crate) fn charge(self: &Arc<Self>, bytes: Bytes) -> Bytes {
         Bytes::from_owner(Charged { bytes, _share: self.clone() })
     }
 }

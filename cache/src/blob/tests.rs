@@ -119,3 +119,51 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn files_of_every_size_around_a_read_come_out_whole_and_shorter_ones_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let chunk = 128 * 1024_usize;
+    for size in [1, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, 3 * chunk + 1, 5 * chunk, 7 * chunk - 1] {
+        let bytes: Vec<u8> = (0..size).map(|position| (position * 31 % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        for blob in [
+            Blob::from_file(&path, Digest::of(&bytes)),
+            Blob::from_file(&path, Digest::of(&bytes)).without_read_ahead(),
+        ] {
+            let chunks: Vec<Bytes> = blob.into_stream().try_collect().await.unwrap();
+            assert_eq!(chunks.concat(), bytes, "{size}");
+        }
+        for missing in [1, chunk] {
+            let Some(rest) = size.checked_sub(missing) else { continue };
+            std::fs::write(&path, &bytes[..rest]).unwrap();
+            let (count, error) = handed_out(Blob::from_file(&path, Digest::of(&bytes))).await;
+            assert!(matches!(error, Some(StoreError::Mismatch { .. })), "{size} - {missing}: {error:?}");
+            assert!(count < bytes.len(), "{size} - {missing}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_readers_share_buffers_and_never_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let readers = (0..32_u8).map(|number| {
+        let bytes = vec![number; 600 * 1024 + usize::from(number)];
+        let path = folder.path().join(number.to_string());
+        std::fs::write(&path, &bytes).unwrap();
+        tokio::spawn(async move {
+            for _ in 0..4 {
+                let mut chunks = Blob::from_file(&path, Digest::of(&bytes)).into_stream();
+                while let Some(chunk) = chunks.next().await {
+                    let chunk = chunk.unwrap();
+                    tokio::task::yield_now().await;
+                    assert!(chunk.iter().all(|byte| *byte == number));
+                }
+            }
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        reader.await.unwrap();
+    }
+}

@@ -18,7 +18,7 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_model::Digest;
-use muster_model::limits::OPEN_PACKS_MAX;
+use muster_model::limits::{CHUNK_BYTES_MAX, OPEN_PACKS_MAX};
 
 use super::index::{digest_from, function_number};
 use super::layout::Layout;
@@ -316,9 +316,8 @@ impl PackHandles {
     /// A blob's bytes, verified.
     pub(super) fn read(&self, digest: &Digest, place: Location) -> Result<Blob, StoreError> {
         let file = self.get(place.pack)?;
-        // A size that the index made up must not reserve memory for nothing.
-        let size = file.size().map_err(StoreError::file("look at", &self.layout.pack_path(place.pack)))?;
-        let size = digest.size_bytes.min(size) as usize;
+        // Nothing larger is ever packed: a size that the index made up must not reserve memory for nothing.
+        let size = digest.size_bytes.min(CHUNK_BYTES_MAX as u64) as usize;
         let mut bytes = vec![0; size];
         let count = file
             .read_at(&mut bytes, place.offset)

@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use muster_cache::{BlobStore, StoreError};
 use muster_model::Digest;
+use muster_model::limits::DOWNLOAD_BYTES_AHEAD_MAX;
 use muster_proto::bytestream::byte_stream_server::ByteStream;
 use muster_proto::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
@@ -77,8 +78,11 @@ impl ByteStream for ByteStreamService {
         let found = self.store.get(&digest).await;
         self.counters.add_lookups(Kind::BlobDownload, u64::from(found.is_ok()), u64::from(found.is_err()));
         meter.lookup(found.is_ok());
-        let chunks = found.map_err(|error| status_of(&error))?.into_stream();
-        let chunks = window(chunks, offset, limit);
+        let blob = found.map_err(|error| status_of(&error))?;
+        // Where memory is short, a download becomes slower rather than impossible.
+        let ahead = self.budget.take(DOWNLOAD_BYTES_AHEAD_MAX).ok();
+        let blob = if ahead.is_some() { blob } else { blob.without_read_ahead() };
+        let chunks = window(blob.into_stream(), offset, limit);
         let chunks = match encoding {
             Encoding::Identity => chunks.boxed(),
             Encoding::Zstd => deflate_stream(chunks.boxed(), digest.size_bytes - offset),
@@ -86,6 +90,7 @@ impl ByteStream for ByteStreamService {
         let counters = self.counters.clone();
         let responses = chunks
             .inspect_ok(move |data| {
+                let _for_as_long_as_the_stream = &ahead;
                 meter.read(data.len() as u64);
                 counters.add_bytes(Kind::BlobDownload, 0, data.len() as u64);
             })

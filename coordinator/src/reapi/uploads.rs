@@ -17,7 +17,7 @@ use super::errors::status_of;
 use crate::budget::Share;
 
 /// Chunks that an upload may be ahead of the disk.
-const CHUNKS_WAITING_MAX: usize = 2;
+const CHUNKS_WAITING_MAX: usize = 4;
 
 /// All open uploads by resource name.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +39,8 @@ struct Parked {
 
 #[derive(Debug)]
 struct Upload {
-    /// Each chunk has its share of the memory for uploads with it until the store has taken it.
-    chunks: mpsc::Sender<(Bytes, Share)>,
+    /// Each chunk has its share of the memory for uploads with it for as long as anybody holds it.
+    chunks: mpsc::Sender<Bytes>,
     stored: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -69,10 +69,9 @@ impl Uploads {
             return Err(Status::resource_exhausted(format!("{UPLOADS_OPEN_MAX} uploads are open")));
         }
         let (chunks, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let received = stream::unfold((receiver, None::<Share>), |(mut receiver, before)| async move {
-            drop(before);
-            let (chunk, share): (Bytes, Share) = receiver.recv().await?;
-            Some((Ok(chunk), (receiver, Some(share))))
+        let received = stream::unfold(receiver, |mut receiver: mpsc::Receiver<Bytes>| async move {
+            let chunk = receiver.recv().await?;
+            Some((Ok(chunk), receiver))
         });
         let store = store.clone();
         let stored = tokio::spawn(async move { store.put(&digest, Blob::from_stream(digest, received)).await });
@@ -112,7 +111,7 @@ impl Held {
     pub(super) async fn push(&mut self, chunk: Bytes, share: Share) -> Result<(), Status> {
         let size = chunk.len() as u64;
         let taken = match &self.upload {
-            Some(upload) => upload.chunks.send((chunk, share)).await.is_ok(),
+            Some(upload) => upload.chunks.send(Arc::new(share).charge(chunk)).await.is_ok(),
             None => false,
         };
         if taken {
