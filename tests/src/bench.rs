@@ -6,6 +6,7 @@ mod actions;
 mod bazel;
 mod cache;
 mod cargo;
+mod environments;
 mod python;
 mod recovery;
 mod scale;

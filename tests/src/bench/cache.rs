@@ -37,7 +37,7 @@ const fn long(scenario: Scenario, callers: usize) -> Case {
     Case { scenario, callers, calls: callers as u64, is_long: true }
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 14] = [
     short(Scenario::FindMissing, 4, 4000),
     short(Scenario::BatchUpdate, 4, 256),
     short(Scenario::BatchRead, 4, 4000),
@@ -50,6 +50,8 @@ const CASES: [Case; 12] = [
     long(Scenario::Write(GIBIBYTE), 8),
     long(Scenario::Read(GIBIBYTE), 1),
     long(Scenario::Read(GIBIBYTE), 8),
+    long(Scenario::ReadBlake3(GIBIBYTE), 1),
+    long(Scenario::ReadBlake3(GIBIBYTE), 8),
 ];
 
 /// One measure of one server.
@@ -145,7 +147,7 @@ fn check(tally: &Tally) -> Result<(), String> {
 /// The bytes of one call that a plain copy can be set against.
 fn copied_bytes(case: &Case) -> Option<u64> {
     match case.scenario {
-        Scenario::Write(bytes) | Scenario::Read(bytes) => Some(bytes),
+        Scenario::Write(bytes) | Scenario::Read(bytes) | Scenario::ReadBlake3(bytes) => Some(bytes),
         Scenario::BatchUpdate | Scenario::BatchRead => {
             Some(crate::load::scenario::BLOBS_PER_BATCH * crate::load::scenario::SMALL_BLOB_BYTES)
         }

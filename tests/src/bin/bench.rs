@@ -31,6 +31,12 @@ enum Figure {
     Agents,
     /// A generated C++ project under Bazel: local, remote, remote and cached
     Bazel,
+    /// What a sandbox costs beside a plain fork and exec, unshare and bubblewrap
+    Starts,
+    /// What a thousand environments leave behind
+    Leftovers,
+    /// How soon hostile programs are dead
+    Kills,
 }
 
 /// Measures Muster beside its peers.
@@ -66,6 +72,9 @@ fn main() {
             Figure::Execute => bench.idle_actions(),
             Figure::Agents => bench.sleeping_actions(),
             Figure::Bazel => bench.bazel(),
+            Figure::Starts => bench.starts(),
+            Figure::Leftovers => bench.leftovers(),
+            Figure::Kills => bench.kills(),
         }
     }
 }

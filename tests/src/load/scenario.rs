@@ -38,8 +38,10 @@ pub enum Scenario {
     BatchRead,
     /// ByteStream.Write of a new blob of this many bytes.
     Write(u64),
-    /// ByteStream.Read of a blob of this many bytes.
+    /// ByteStream.Read of a blob of this many bytes, under SHA-256 as all others.
     Read(u64),
+    /// The same under BLAKE3.
+    ReadBlake3(u64),
     /// GetActionResult of a result with two output files that are there.
     GetActionResult,
 }
@@ -52,6 +54,7 @@ impl fmt::Display for Scenario {
             Self::BatchRead => write!(formatter, "BatchReadBlobs, {BLOBS_PER_BATCH} × {SMALL_BLOB_BYTES} B"),
             Self::Write(bytes) => write!(formatter, "ByteStream.Write, {}", Size(*bytes)),
             Self::Read(bytes) => write!(formatter, "ByteStream.Read, {}", Size(*bytes)),
+            Self::ReadBlake3(bytes) => write!(formatter, "ByteStream.Read, {}, BLAKE3", Size(*bytes)),
             Self::GetActionResult => formatter.write_str("GetActionResult"),
         }
     }
@@ -84,7 +87,7 @@ impl Scenario {
         match self {
             Self::FindMissing => DIGESTS_PER_QUESTION as u64,
             Self::BatchUpdate | Self::BatchRead => BLOBS_PER_BATCH,
-            Self::Write(_) | Self::Read(_) | Self::GetActionResult => 1,
+            Self::Write(_) | Self::Read(_) | Self::ReadBlake3(_) | Self::GetActionResult => 1,
         }
     }
 
@@ -100,7 +103,8 @@ impl Scenario {
             Self::BatchUpdate => Ok(batch_update(client.clone(), first, calls)),
             Self::BatchRead => batch_read(client.clone()).await,
             Self::Write(size) => Ok(write(client.clone(), first, size, calls)),
-            Self::Read(size) => read(client.clone(), size).await,
+            Self::Read(size) => read(client.clone(), DigestFunction::Sha256, size).await,
+            Self::ReadBlake3(size) => read(client.clone(), DigestFunction::Blake3, size).await,
             Self::GetActionResult => get_action_result(client.clone()).await,
         }
     }
@@ -195,8 +199,8 @@ fn write(client: Client, first: u64, size: u64, calls: u64) -> Prepared {
     Prepared { caller, calls_max: calls }
 }
 
-async fn read(client: Client, size: u64) -> Result<Prepared, Status> {
-    let blob = Generated::new(DigestFunction::Sha256, 0, size);
+async fn read(client: Client, function: DigestFunction, size: u64) -> Result<Prepared, Status> {
+    let blob = Generated::new(function, 0, size);
     client.write(&blob, 0).await?;
     let digest = blob.digest;
     let caller: Caller = Arc::new(move |_| {
