@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use muster_cache::StoreError;
 use muster_environment::doctor::{self, Diagnosis};
 use muster_environment::{BaseConfig, SandboxConfig};
 use muster_model::platform::EnvironmentKind;
@@ -152,10 +153,12 @@ pub fn explain(error: &AgentError) -> String {
     format!("error: {}\n{hint}", chain(error))
 }
 
-/// 2 where the command line or the configuration file is wrong, 3 where the machine is.
+/// 2 where the command line, the configuration file or the data folder is wrong, 3 where the machine is.
 pub fn exit_code(error: &AgentError) -> u8 {
     match error {
         AgentError::Configuration { .. } | AgentError::Value { .. } | AgentError::Coordinator { .. } => 2,
+        AgentError::InUse(_)
+        | AgentError::Cache { source: StoreError::InUse { .. } | StoreError::Layout { .. }, .. } => 2,
         _ => 3,
     }
 }

@@ -72,8 +72,12 @@ impl CoordinatorError {
             | Self::Store { source: StoreError::Layout { .. }, .. } => {
                 Some("run the Muster that wrote it, or choose another folder with --data".into())
             }
-            Self::Ledger { source: LedgerError::Damaged(_), .. } => {
-                Some("put a copy of the folder back, or choose another one with --data".into())
+            Self::Ledger { source: LedgerError::Damaged(_) | LedgerError::Corrupt { .. }, folder } => {
+                let folder = folder.display();
+                Some(format!(
+                    "put a copy back (cp COPY/ledger.sqlite3 {folder}/), see what can still be read (sqlite3 {folder}/ledger.sqlite3 .recover), \
+                     or choose another folder with --data"
+                ))
             }
             Self::Ledger { .. } | Self::Store { .. } => {
                 Some("choose a folder that you can write to with --data".into())

@@ -62,6 +62,14 @@ pub enum LedgerError {
     /// SQLite said no.
     #[error("the ledger failed")]
     Database(#[from] rusqlite::Error),
+    /// The file is not what was written.
+    #[error("{} is damaged: {why}", path.display())]
+    Corrupt {
+        /// The ledger.
+        path: PathBuf,
+        /// What SQLite found.
+        why: String,
+    },
     /// A row is not what was written.
     #[error("the ledger's {0} can't be read")]
     Damaged(&'static str),

@@ -135,6 +135,8 @@ pub const HISTORY_CASES_MAX: u64 = 5_000_000;
 pub const FENCED_REPORTS_KEPT_MAX: u64 = 1000;
 /// Records that one transaction of the ledger takes.
 pub const LEDGER_BATCH_RECORDS_MAX: usize = 4096;
+/// Bytes of a ledger that is looked through at every start; a larger one only after a stop out of order.
+pub const LEDGER_CHECKED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Events of a run that are read from the ledger at one time for a watcher.
 pub const WATCH_PAGE_EVENTS_MAX: usize = 512;
 /// Bytes of those events.

@@ -42,7 +42,9 @@ impl Server {
             self.asked.fetch_add(digests.len(), Ordering::Relaxed);
             Ok(digests.into_iter().filter_map(|digest| Some((digest, self.messages.get(&digest)?.clone()))).collect())
         };
+        let started = std::time::Instant::now();
         let error = runtime.block_on(collect(&root, fetch)).unwrap_err();
+        println!("{root} was refused after {:.1} ms: {error}", started.elapsed().as_secs_f64() * 1e3);
         assert!(matches!(error, StoreError::Tree { .. }), "{error}");
         (error.to_string(), self.asked.load(Ordering::Relaxed))
     }

@@ -15,6 +15,8 @@ pub(super) const FORMAT: i64 = FORMATS.len() as i64;
 /// The first SQLite whose write-ahead log can't be damaged by a checkpoint that runs beside a write.
 const LIBRARY_MIN: i32 = 3_051_003;
 
+/// The ledger's name in its folder.
+const FILE: &str = "ledger.sqlite3";
 /// The counter of starts.
 const GENERATION: &str = "generation";
 /// The counter that keeps the highest epoch ever recorded or reserved, also of runs that are forgotten.
@@ -30,19 +32,55 @@ pub(super) struct Opened {
 }
 
 pub(super) fn open(folder: &Path) -> Result<Opened, LedgerError> {
+    open_unless_damaged(folder).map_err(|error| match error {
+        LedgerError::Database(error) if is_damage(&error) => {
+            LedgerError::Corrupt { path: folder.join(FILE), why: error.to_string() }
+        }
+        error => error,
+    })
+}
+
+fn open_unless_damaged(folder: &Path) -> Result<Opened, LedgerError> {
     if rusqlite::version_number() < LIBRARY_MIN {
         return Err(LedgerError::Library(rusqlite::version()));
     }
     fs::create_dir_all(folder).map_err(|source| file("make", folder, source))?;
     let lock = lock(&folder.join("lock"))?;
-    let path = folder.join("ledger.sqlite3");
+    let path = folder.join(FILE);
+    // A log that is left says that the process before did not stop in order.
+    let log = fs::metadata(folder.join(format!("{FILE}-wal"))).map_or(0, |log| log.len());
+    let size = fs::metadata(&path).map_or(0, |file| file.len());
     let mut connection = Connection::open(&path)?;
     configure(&connection)?;
+    if log > 0 || size <= limits::LEDGER_CHECKED_BYTES_MAX {
+        check(&connection, &path)?;
+    }
     prepare(&mut connection, &path)?;
     let generation = count_generation(&mut connection)?;
     let highest = counter(&connection, EPOCH_HIGHEST)?;
     forget_old_history(&connection)?;
     Ok(Opened { path, connection, generation, first_epoch: Epoch(highest + 1), lock })
+}
+
+/// Looks at the structure of all of it. A ledger that is damaged is left as it is: what it says is not believed in part.
+fn check(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let why = found.replace('\n', " ");
+    if found == "ok" { Ok(()) } else { Err(LedgerError::Corrupt { path: path.to_owned(), why }) }
+}
+
+/// Whether SQLite says that the file is not what it wrote.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode;
+    match error {
+        rusqlite::Error::SqliteFailure(failure, message) => {
+            matches!(failure.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                // A damaged schema has no longer what statements name.
+                || message.as_deref().is_some_and(|text| text.contains("no such") || text.contains("malformed"))
+        }
+        rusqlite::Error::SqlInputError { .. } | rusqlite::Error::InvalidColumnType(..) => true,
+        _ => false,
+    }
 }
 
 fn file(action: &'static str, path: &Path, source: std::io::Error) -> LedgerError {

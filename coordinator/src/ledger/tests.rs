@@ -336,3 +336,38 @@ async fn a_plan_what_is_told_of_it_and_what_it_decides_are_durable_together() {
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(false, 0, 0, false), (true, 1, 3, false), (true, 1, 4, true)]);
 }
+
+/// T3.7 for the ledger: whatever bit is wrong, it is refused with what is wrong, or opened and read without a panic.
+#[tokio::test]
+async fn t3_7_a_ledger_with_a_flipped_bit_is_refused_or_read() {
+    let (folder, ledger) = open();
+    for token in ["a", "b", "c"] {
+        let run = run_with_cases(&ledger, token, &["one", "two"]).await;
+        lease(&ledger, run, 41 + run.0);
+        decide(&ledger, run, 0, PASSED, 1);
+    }
+    drop(ledger);
+    let whole = std::fs::read(folder.path().join("ledger.sqlite3")).unwrap();
+    for round in 0..250_usize {
+        // Spread over the whole file, and every fifth in the words that it begins with.
+        let is_header = round % 5 == 0;
+        let place = if is_header { round / 5 % 16 } else { round * 7919 % whole.len() };
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1 << (round % 8);
+        let torn = tempfile::tempdir().unwrap();
+        std::fs::write(torn.path().join("ledger.sqlite3"), &bytes).unwrap();
+        match Ledger::open(torn.path()) {
+            Ok(ledger) => {
+                assert!(!is_header, "byte {place}");
+                let runs = ledger.read_now(read::open_runs).unwrap_or_default();
+                for run in runs {
+                    drop(ledger.read_now(|connection| read::events(connection, run.run, 0)));
+                }
+            }
+            Err(LedgerError::Corrupt { .. } | LedgerError::Newer { .. } | LedgerError::Damaged(_)) => {
+                assert_eq!(std::fs::read(torn.path().join("ledger.sqlite3")).unwrap(), bytes, "it is left as it is");
+            }
+            Err(error) => panic!("bit {} of byte {place}: {error:?}", round % 8),
+        }
+    }
+}
