@@ -194,6 +194,7 @@ impl SyncLoop {
         match progress {
             Progress::Stage(epoch, stage) => self.event(Event::StageReached { epoch, stage }),
             Progress::Case(epoch, position) => self.event(Event::CaseStarted { epoch, position }),
+            Progress::EnvironmentGone(epoch) => self.event(Event::EnvironmentGone { epoch }),
         }
     }
 

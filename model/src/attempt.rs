@@ -83,6 +83,8 @@ pub enum Stage {
     Fetching,
     /// The environment is there and the program runs.
     Running,
+    /// The environment is gone and what the program made is being uploaded. It is in no slot any more.
+    Uploading,
     /// Over; the report is in the spool until acknowledged.
     Finished,
 }
@@ -94,6 +96,7 @@ impl Stage {
             Self::Waiting => "waiting",
             Self::Fetching => "fetching",
             Self::Running => "running",
+            Self::Uploading => "uploading",
             Self::Finished => "finished",
         }
     }

@@ -98,6 +98,7 @@ impl ActionAttempt<'_> {
         let left = self.execute(&request, &inputs, account).await?;
         // The layers must not go before the last environment over them has gone.
         drop(inputs);
+        let _ = self.executor.progress.send(Progress::EnvironmentGone(self.epoch)).await;
         let uploading = clock.now();
         let (ending, message, result) = self.deliver(left).await?;
         let (upload, elapsed) = (clock.now().since(uploading), clock.now().since(began));

@@ -35,6 +35,8 @@ pub(crate) enum Progress {
     Stage(Epoch, Stage),
     /// A case began, as a position in the assignment.
     Case(Epoch, u32),
+    /// Its environment is gone, and what it made is about to be uploaded.
+    EnvironmentGone(Epoch),
 }
 
 /// Everything that attempts share.

@@ -41,6 +41,11 @@ pub enum Event {
         /// Its position in the assignment.
         position: u32,
     },
+    /// Nothing of an attempt runs any more and its environment is gone; only what it made is still on its way. It needs no slot for that.
+    EnvironmentGone {
+        /// Which.
+        epoch: Epoch,
+    },
     /// The executor has ended an attempt and its report is durable in the spool (or, for a killed one, there is none).
     AttemptEnded {
         /// Which.

@@ -12,6 +12,8 @@
 //!   report and is asked for again is given back, so that the coordinator never waits for it.
 //! - Whoever has heard nothing for [`muster_model::limits::LEASE_SELF_FENCE`] of the lease kills its own work: the coordinator is about
 //!   to give it to somebody else.
+//! - A slot is for an environment: an attempt whose environment is gone leaves it while what it made is on its way, unless as many as there
+//!   are slots are on their way already.
 //! - A draining agent gives back what waits and what still comes, finishes what runs, and leaves when every report is acknowledged.
 //!
 //! Architecture Invariant: an attempt here is an epoch and a stage. What it does, and what it said, stays with the loud half.

@@ -20,8 +20,10 @@ enum Phase {
     Returning,
     /// In a slot. The stage is `Fetching` or `Running`.
     Started { stage: Stage, running: Option<u32> },
-    /// In a slot still, but not ours any more: it is not listed, and ends without a report. Given back after that if wanted.
-    Killing { wanted: bool },
+    /// Out of its slot: its environment is gone, and what it made is on its way.
+    Delivering,
+    /// Not ours any more: it is not listed, and ends without a report. Given back after that if wanted. It keeps the slot that it has.
+    Killing { wanted: bool, in_slot: bool },
     /// In the spool.
     Finished { sent: Option<Instant> },
 }
@@ -33,6 +35,8 @@ pub struct View {
     pub slots: u32,
     /// Slots in use, those of killed attempts that have not ended yet included.
     pub occupied: u32,
+    /// Attempts that are out of their slots and not at their end, killed ones included.
+    pub delivering: u32,
     /// Attempts that have not started.
     pub waiting: u32,
     /// Reports that are not acknowledged.
@@ -53,6 +57,9 @@ pub struct Machine {
     queue: VecDeque<Epoch>,
     memory: Memory,
     occupied: u32,
+    delivering: u32,
+    /// Started attempts whose environments are gone; they leave their slots when not too many others deliver.
+    over: BTreeSet<Epoch>,
     spooled: usize,
     connected: bool,
     /// When the coordinator was last heard, and the lease it spoke of.
@@ -79,6 +86,8 @@ impl Machine {
             queue: VecDeque::new(),
             memory: Memory::default(),
             occupied: 0,
+            delivering: 0,
+            over: BTreeSet::new(),
             spooled: 0,
             connected: false,
             heard: None,
@@ -111,6 +120,7 @@ impl Machine {
             }
             Event::StageReached { epoch, stage } => self.on_stage(epoch, stage),
             Event::CaseStarted { epoch, position } => self.on_case(epoch, position),
+            Event::EnvironmentGone { epoch } => self.on_environment_gone(epoch),
             Event::AttemptEnded { epoch, reported } => self.on_ended(epoch, reported),
             Event::DrainRequested => self.on_drain(),
         }
@@ -163,6 +173,7 @@ impl Machine {
             let (stage, running) = match phase {
                 Phase::Waiting | Phase::Returning => (Stage::Waiting, None),
                 Phase::Started { stage, running } => (*stage, *running),
+                Phase::Delivering => (Stage::Uploading, None),
                 Phase::Killing { .. } => continue,
                 Phase::Finished { sent } => {
                     if sent.is_none_or(|at| now >= at + limits::REPORT_RESEND_INTERVAL) {
@@ -193,6 +204,7 @@ impl Machine {
         View {
             slots: self.config.slots,
             occupied: self.occupied,
+            delivering: self.delivering,
             waiting: u32::try_from(self.queue.len()).unwrap_or(u32::MAX),
             spooled: u32::try_from(self.spooled).unwrap_or(u32::MAX),
             draining: self.draining,
@@ -207,9 +219,16 @@ impl Machine {
     /// With the promise that was broken.
     pub fn assert_invariants(&self) {
         let count = |wanted: fn(&Phase) -> bool| self.attempts.values().filter(|phase| wanted(phase)).count();
-        let occupied = count(|phase| matches!(phase, Phase::Started { .. } | Phase::Killing { .. }));
+        let occupied = count(|phase| matches!(phase, Phase::Started { .. } | Phase::Killing { in_slot: true, .. }));
         assert_eq!(occupied, self.occupied as usize, "slots in use are counted right");
         assert!(self.occupied <= self.config.slots, "no agent above its slots");
+        let delivering = count(|phase| matches!(phase, Phase::Delivering | Phase::Killing { in_slot: false, .. }));
+        assert_eq!(delivering, self.delivering as usize, "deliveries are counted right");
+        assert!(self.delivering <= self.config.slots, "no more deliveries than slots");
+        for epoch in &self.over {
+            let phase = self.attempts.get(epoch);
+            assert!(matches!(phase, Some(Phase::Started { .. })), "what is over is still in its slot");
+        }
         assert_eq!(count(|phase| matches!(phase, Phase::Finished { .. })), self.spooled, "the spool is counted right");
         let queued: BTreeSet<Epoch> = self.queue.iter().copied().collect();
         assert_eq!(queued.len(), self.queue.len(), "nothing waits twice");
@@ -221,7 +240,8 @@ impl Machine {
             let may_have_ended = matches!(phase, Phase::Returning | Phase::Finished { .. });
             assert!(may_have_ended || self.memory.recall(*epoch).is_none(), "an ended epoch is never taken on again");
         }
-        assert!(!self.left || (self.occupied == 0 && self.spooled == 0), "it leaves with nothing in its hands");
+        let in_hands = (self.occupied, self.delivering, self.spooled);
+        assert!(!self.left || in_hands == (0, 0, 0), "it leaves with nothing in its hands");
     }
 
     fn on_connected(&mut self) {
@@ -251,8 +271,8 @@ impl Machine {
                 {
                     self.commands.push_back(Command::Return { epoch: desired.epoch });
                 }
-                Some(Phase::Killing { .. }) => {
-                    self.attempts.insert(desired.epoch, Phase::Killing { wanted: true });
+                Some(&Phase::Killing { in_slot, .. }) => {
+                    self.attempts.insert(desired.epoch, Phase::Killing { wanted: true, in_slot });
                 }
                 Some(_) => {}
             }
@@ -291,15 +311,16 @@ impl Machine {
         for (&epoch, phase) in self.attempts.iter_mut().filter(|(epoch, _)| unwanted(**epoch)) {
             match phase {
                 Phase::Waiting => dropped.push(epoch),
-                Phase::Started { .. } => {
+                Phase::Started { .. } | Phase::Delivering => {
                     #[cfg(feature = "planted-bugs")]
                     if self.config.planted == Some(crate::PlantedBug::IgnoreWithdrawal) {
                         continue;
                     }
-                    *phase = Phase::Killing { wanted: false };
+                    *phase = Phase::Killing { wanted: false, in_slot: *phase != Phase::Delivering };
+                    self.over.remove(&epoch);
                     self.commands.push_back(Command::Kill { epoch });
                 }
-                Phase::Killing { wanted } => {
+                Phase::Killing { wanted, .. } => {
                     *wanted = false;
                     continue;
                 }
@@ -343,6 +364,13 @@ impl Machine {
         }
     }
 
+    fn on_environment_gone(&mut self, epoch: Epoch) {
+        // A killed one keeps its slot for the moment that is left of it.
+        if matches!(self.attempts.get(&epoch), Some(Phase::Started { .. })) {
+            self.over.insert(epoch);
+        }
+    }
+
     /// Progress inside an attempt is told at once after a quiet time, and otherwise with the next report but not much later.
     fn progress(&mut self) {
         let soon = self.last_report.map_or(self.now, |last| last + limits::PROGRESS_REPORT_INTERVAL);
@@ -355,17 +383,20 @@ impl Machine {
         let reported = reported
             || matches!(phase, Phase::Killing { .. })
                 && self.config.planted == Some(crate::PlantedBug::ReportKilledAsFinished);
-        if matches!(phase, Phase::Started { .. } | Phase::Killing { .. }) {
-            self.occupied -= 1;
+        match phase {
+            Phase::Started { .. } | Phase::Killing { in_slot: true, .. } => self.occupied -= 1,
+            Phase::Delivering | Phase::Killing { in_slot: false, .. } => self.delivering -= 1,
+            Phase::Waiting | Phase::Returning | Phase::Finished { .. } => {}
         }
+        self.over.remove(&epoch);
         match phase {
             Phase::Finished { .. } => {}
             Phase::Waiting => {
                 self.queue.retain(|&waiting| waiting != epoch);
                 self.end(epoch, reported, false);
             }
-            Phase::Returning | Phase::Started { .. } => self.end(epoch, reported, false),
-            Phase::Killing { wanted } => self.end(epoch, reported, wanted),
+            Phase::Returning | Phase::Started { .. } | Phase::Delivering => self.end(epoch, reported, false),
+            Phase::Killing { wanted, .. } => self.end(epoch, reported, wanted),
         }
     }
 
@@ -413,7 +444,8 @@ impl Machine {
     /// When own work stops being own, if there is any.
     fn fence_time(&self) -> Option<Instant> {
         let (heard, lease) = self.heard?;
-        let owned = self.attempts.values().any(|phase| matches!(phase, Phase::Waiting | Phase::Started { .. }));
+        let owned = |phase: &Phase| matches!(phase, Phase::Waiting | Phase::Started { .. } | Phase::Delivering);
+        let owned = self.attempts.values().any(owned);
         let (numerator, denominator) = limits::LEASE_SELF_FENCE;
         owned.then(|| heard + lease.saturating_mul(numerator) / denominator)
     }
@@ -430,9 +462,16 @@ impl Machine {
         sent.min().map(|at| at + limits::REPORT_RESEND_INTERVAL)
     }
 
-    /// Starts what can be started.
+    /// Lets out of their slots what needs none any more, and starts what can be started.
     fn settle(&mut self) {
         let slots = self.config.slots;
+        while self.delivering < slots {
+            let Some(epoch) = self.over.pop_first() else { break };
+            self.attempts.insert(epoch, Phase::Delivering);
+            self.occupied -= 1;
+            self.delivering += 1;
+            self.progress();
+        }
         #[cfg(feature = "planted-bugs")]
         let slots = slots + u32::from(self.config.planted == Some(crate::PlantedBug::ExceedSlots));
         while self.occupied < slots && self.spooled < limits::SPOOL_ATTEMPTS_MAX {

@@ -101,7 +101,7 @@ impl Lease {
 
     /// Whether its program may have begun.
     pub(crate) fn has_run(&self) -> bool {
-        self.stage == Stage::Running
+        matches!(self.stage, Stage::Running | Stage::Uploading)
     }
 }
 

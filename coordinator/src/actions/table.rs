@@ -388,7 +388,7 @@ impl Open {
     fn execution_stage(&self) -> ExecutionStage {
         match self.progress.stage {
             None | Some(Stage::Waiting) => ExecutionStage::Queued,
-            Some(Stage::Fetching | Stage::Running | Stage::Finished) => ExecutionStage::Executing,
+            Some(Stage::Fetching | Stage::Running | Stage::Uploading | Stage::Finished) => ExecutionStage::Executing,
         }
     }
 }

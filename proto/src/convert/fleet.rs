@@ -76,6 +76,7 @@ impl From<Stage> for v1::Stage {
             Stage::Waiting => Self::Waiting,
             Stage::Fetching => Self::Fetching,
             Stage::Running => Self::Running,
+            Stage::Uploading => Self::Uploading,
             Stage::Finished => Self::Finished,
         }
     }
@@ -99,6 +100,7 @@ impl TryFrom<&v1::AttemptStatus> for AttemptStatus {
             Ok(v1::Stage::Waiting) => Stage::Waiting,
             Ok(v1::Stage::Fetching) => Stage::Fetching,
             Ok(v1::Stage::Running) => Stage::Running,
+            Ok(v1::Stage::Uploading) => Stage::Uploading,
             Ok(v1::Stage::Finished) => Stage::Finished,
             _ => return Err(ConvertError::new("attempt.stage", "is not known")),
         };

@@ -410,13 +410,16 @@ impl Room {
     }
 
     /// What an executor will do with an attempt once its program runs.
-    pub(super) fn script(&self, content: &Content) -> Option<(Duration, Step)> {
+    pub(super) fn script(&self, content: &Content) -> Vec<(Duration, Step)> {
         let planned = &self.planned.actions[content.target.0 as usize];
         let duration = planned.duration;
         match planned.behaviour {
-            Behaviour::Runs | Behaviour::Differs => Some((duration, Step::End(AttemptEnd::ActionRan { duration }))),
-            Behaviour::Hangs => None,
-            Behaviour::KillsAgents => Some((duration, Step::Die)),
+            // What the longer ones make is longer on its way.
+            Behaviour::Runs | Behaviour::Differs => {
+                vec![(duration, Step::Gone), (duration / 2, Step::End(AttemptEnd::ActionRan { duration }))]
+            }
+            Behaviour::Hangs => Vec::new(),
+            Behaviour::KillsAgents => vec![(duration, Step::Die)],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! An agent's loud half, modelled: an executor that behaves as the plan says, a durable spool, a clock that drifts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use core::time::Duration;
 
@@ -28,6 +28,8 @@ pub(super) enum Step {
     },
     /// The process takes the agent with it.
     Die,
+    /// The environment is gone; what was made is on its way.
+    Gone,
     End(AttemptEnd),
     /// The report is durable, or there is none.
     Ended {
@@ -54,6 +56,8 @@ pub(super) struct Agent {
     pub(super) contents: BTreeMap<Epoch, Content>,
     /// Attempts that run, and the case under way.
     pub(super) running: BTreeMap<Epoch, Option<CaseName>>,
+    /// Those of them that have no environment any more.
+    pub(super) delivering: BTreeSet<Epoch>,
     pub(super) gone_for_good: bool,
     random: Random,
     planted: Planted,
@@ -73,6 +77,7 @@ impl Agent {
             spool: BTreeMap::new(),
             contents: BTreeMap::new(),
             running: BTreeMap::new(),
+            delivering: BTreeSet::new(),
             gone_for_good: false,
             random,
             planted,
@@ -96,6 +101,7 @@ impl Agent {
         self.life += 1;
         self.connection = None;
         self.running.clear();
+        self.delivering.clear();
         self.contents.clear();
         self.heard = now;
         self.told = now;
@@ -118,6 +124,13 @@ impl Agent {
         self.machine = None;
         self.connection = None;
         self.running.clear();
+        self.delivering.clear();
+    }
+
+    /// Whether no more environments are there than slots, and not more than that once more are on their way.
+    pub(super) fn keeps_to_its_slots(&self) -> bool {
+        let slots = self.plan.slots as usize;
+        self.running.len() - self.delivering.len() <= slots && self.running.len() <= 2 * slots
     }
 
     /// What an executor will do with an attempt: steps with the time from one to the next.

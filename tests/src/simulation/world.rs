@@ -501,6 +501,7 @@ impl World {
             state::Command::Kill { epoch } => {
                 let agent = &mut self.agents[position];
                 let life = agent.life;
+                agent.delivering.remove(&epoch);
                 if agent.running.remove(&epoch).is_some() {
                     let delay = agent.some_time(1, 200);
                     let step = Step::Ended { reported: false };
@@ -557,7 +558,7 @@ impl World {
         let content = content.unwrap_or_else(|| panic!("epoch {epoch} is started without its assignment"));
         let again = agent.running.insert(epoch, None);
         assert!(again.is_none(), "epoch {epoch} is started while it runs");
-        assert!(agent.running.len() <= agent.plan.slots as usize, "I7: agent {} is above its slots", agent.id);
+        assert!(agent.keeps_to_its_slots(), "I7: agent {} is above its slots", agent.id);
         let permille = if self.calm { 0 } else { self.plan.weather.environment_fault_permille };
         let mut script = match &content.work {
             Work::Action => agent.script(&content, &[], &mut self.tries, permille),
@@ -607,8 +608,13 @@ impl World {
                 machine.handle_event(clock, state::Event::CaseStarted { epoch, position });
             }
             Step::Die => return self.kill(position),
+            Step::Gone => {
+                agent.delivering.insert(epoch);
+                machine.handle_event(clock, state::Event::EnvironmentGone { epoch });
+            }
             Step::End(end) => {
                 agent.running.remove(&epoch);
+                agent.delivering.remove(&epoch);
                 agent.spool.insert(epoch, end);
                 let delay = agent.some_time(0, 10);
                 let step = Step::Ended { reported: true };
@@ -658,7 +664,7 @@ impl World {
         for agent in &self.agents {
             let Some(machine) = &agent.machine else { continue };
             let view = machine.view();
-            assert_eq!(view.occupied, 0, "I8: agent {} still runs something at rest", agent.id);
+            assert_eq!((view.occupied, view.delivering), (0, 0), "I8: agent {} still runs something at rest", agent.id);
             assert_eq!((view.spooled, agent.spool.len()), (0, 0), "I8: agent {} still has reports", agent.id);
         }
         let open = &self.coordinator.ledger.state().open;

@@ -41,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (epoch(), stage).prop_map(|(epoch, stage)| Step::Event(Event::StageReached { epoch, stage })),
         2 => (epoch(), 0_u32..4).prop_map(|(epoch, position)| Step::Event(Event::CaseStarted { epoch, position })),
         6 => (epoch(), any::<bool>()).prop_map(|(epoch, reported)| Step::Event(Event::AttemptEnded { epoch, reported })),
+        3 => epoch().prop_map(|epoch| Step::Event(Event::EnvironmentGone { epoch })),
         1 => Just(Step::Event(Event::Connected)),
         1 => Just(Step::Event(Event::Disconnected)),
         1 => prop::collection::vec(epoch(), 0..3).prop_map(|epochs| Step::Event(Event::SpoolRestored { epochs })),
@@ -70,6 +71,7 @@ proptest! {
                 }
             }
             prop_assert!(world.machine.view().occupied <= slots);
+            prop_assert!(world.machine.view().delivering <= slots);
         }
     }
 

@@ -49,6 +49,37 @@ fn what_the_coordinator_does_not_want_is_killed_or_dropped() {
 }
 
 #[test]
+fn a_slot_is_free_when_the_environment_is_gone_and_not_too_much_is_on_its_way() {
+    let mut world = World::connected(1);
+    let gone = |epoch| Event::EnvironmentGone { epoch: Epoch(epoch) };
+    let held = |world: &World| (world.machine.view().occupied, world.machine.view().delivering);
+    world.want(&[1, 2, 3]);
+    assert_eq!(world.event(gone(1)), [start(2)]);
+    assert_eq!(world.report().0, [(1, Stage::Uploading), (2, Stage::Fetching), (3, Stage::Waiting)]);
+    assert_eq!(world.event(gone(2)), [], "as much is on its way as there are slots");
+    assert_eq!(held(&world), (1, 1));
+    assert_eq!(world.end(1, true), [start(3), Command::Report]);
+    assert_eq!(held(&world), (1, 1), "2 left its slot for 3");
+    assert_eq!(world.want(&[3]), [kill(2), Command::Report]);
+    assert_eq!(held(&world), (1, 1), "until it is dead");
+    assert_eq!(world.want(&[2, 3]), []);
+    assert_eq!(world.end(2, false), [give_back(2), Command::Report]);
+    assert_eq!(world.event(gone(2)), [], "said too late");
+    assert_eq!(world.event(gone(3)), []);
+    assert_eq!(world.pass(self_fence()), [kill(3), Command::Report], "what is on its way is own work too");
+    assert_eq!((world.end(3, false), held(&world)), (vec![Command::Report], (0, 0)));
+}
+
+#[test]
+fn a_killed_attempt_whose_environment_goes_keeps_its_slot() {
+    let mut world = World::connected(1);
+    world.want(&[1, 2]);
+    world.want(&[2]);
+    assert_eq!(world.event(Event::EnvironmentGone { epoch: Epoch(1) }), []);
+    assert_eq!(world.end(1, false), [start(2), Command::Report]);
+}
+
+#[test]
 fn an_ended_epoch_is_never_started_again() {
     let mut world = World::connected(1);
     world.want(&[1]);
