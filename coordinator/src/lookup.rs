@@ -102,6 +102,7 @@ fn attempt_summary(row: &AttemptRow, started_unix_ms: i64) -> v1::AttemptSummary
         Work::Action => (false, 0, true),
         Work::Cases { cases, alone } => (false, cases.len() as u32, *alone),
     };
+    let usage = v1::Usage::from(&row.usage);
     v1::AttemptSummary {
         epoch: row.epoch.0,
         agent: row.agent_name.clone(),
@@ -117,9 +118,12 @@ fn attempt_summary(row: &AttemptRow, started_unix_ms: i64) -> v1::AttemptSummary
         environment_us: row.environment_us,
         execution_us: row.execution_us,
         result: row.result.clone(),
-        memory_peak_bytes: row.memory_peak_bytes,
-        cpu_us: row.cpu_us,
-        fetched_bytes: row.fetched_bytes,
-        reused_bytes: row.reused_bytes,
+        memory_peak_bytes: usage.memory_peak_bytes,
+        cpu_us: usage.cpu_us,
+        fetched_bytes: usage.fetched_bytes,
+        reused_bytes: usage.reused_bytes,
+        written_bytes: usage.written_bytes,
+        processes_peak: usage.processes_peak,
+        processes_created: usage.processes_created,
     }
 }

@@ -172,6 +172,12 @@ pub struct Usage {
     pub memory_peak_bytes: u64,
     /// Processor time, user and system.
     pub cpu: Duration,
+    /// Bytes written to files, pipes and terminals.
+    pub written_bytes: u64,
+    /// Most processes and threads that one of its environments had at one time, as far as they were seen.
+    pub processes_peak: u32,
+    /// Processes and threads that were started in all of its environments together.
+    pub processes_created: u64,
     /// Bytes fetched for it.
     pub fetched_bytes: u64,
     /// Bytes that it needed and that were there already.

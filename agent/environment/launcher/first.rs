@@ -3,7 +3,7 @@
 //! Nobody waits for its goodwill: the agent holds a descriptor of it and kills it, and with it everything in its namespace.
 
 use super::message::{receive, send};
-use super::protocol::{COUNTERS, DESCRIPTORS_MAX, Failure, REPORT, Report, ReportKind};
+use super::protocol::{COUNTERS, DESCRIPTORS_MAX, Failure, LOAD, REPORT, Report, ReportKind};
 use super::script::Script;
 use super::system::{CLOSE_RANGE, O_DIRECTORY, PIDFD_OPEN, Usage, call, close, exit, now, number, sleep};
 
@@ -105,6 +105,7 @@ fn supervise(job: &Script) -> ! {
     report.cpu_nanoseconds = usage.cpu_nanoseconds();
     report.resident_bytes = usage.resident_bytes();
     report.written_bytes = written_bytes();
+    report.created = created();
     send(REPORT, &report, &[]);
     exit(0)
 }
@@ -179,12 +180,28 @@ fn count_processes() -> u32 {
 /// The second line of the counters, `wchar: N`; 0 where the kernel does not count.
 fn written_bytes() -> u64 {
     let mut buffer = [0_u8; 256];
+    let Some(line) = read(COUNTERS, &mut buffer).split(|byte| *byte == b'\n').nth(1) else { return 0 };
+    value(line)
+}
+
+/// Numbers of processes are given in order, threads' too, so the newest tells how many there were besides this one; 0 where it can't be read.
+fn created() -> u32 {
+    let mut buffer = [0_u8; 128];
+    let Some(last) = read(LOAD, &mut buffer).split(|byte| *byte == b' ').next_back() else { return 0 };
+    u32::try_from(value(last)).unwrap_or(0).saturating_sub(1)
+}
+
+/// What can be read of a descriptor at once.
+fn read(descriptor: i32, buffer: &mut [u8]) -> &[u8] {
     let address = buffer.as_mut_ptr().expose_provenance() as i64;
     // SAFETY: the buffer is as large as the kernel is told.
-    let length = unsafe { call(number::READ, [COUNTERS.into(), address, buffer.len() as i64, 0, 0, 0]) };
-    let Some(text) = usize::try_from(length).ok().and_then(|length| buffer.get(..length)) else { return 0 };
-    let Some(line) = text.split(|byte| *byte == b'\n').nth(1) else { return 0 };
-    let digits = line.iter().filter(|byte| byte.is_ascii_digit());
+    let length = unsafe { call(number::READ, [descriptor.into(), address, buffer.len() as i64, 0, 0, 0]) };
+    usize::try_from(length).ok().and_then(|length| buffer.get(..length)).unwrap_or(&[])
+}
+
+/// The digits of a text as one number.
+fn value(text: &[u8]) -> u64 {
+    let digits = text.iter().filter(|byte| byte.is_ascii_digit());
     digits.fold(0_u64, |value, digit| value.wrapping_mul(10).wrapping_add(u64::from(digit.wrapping_sub(b'0'))))
 }
 
@@ -217,6 +234,6 @@ fn send_ready(script: &Script) {
             count = count.wrapping_add(1);
         }
         send(REPORT, &Report::new(ReportKind::Ready), opened.get(..count).unwrap_or(&[]));
-        call(CLOSE_RANGE, [i64::from(COUNTERS).wrapping_add(1), u32::MAX.into(), 0, 0, 0, 0]);
+        call(CLOSE_RANGE, [i64::from(LOAD).wrapping_add(1), u32::MAX.into(), 0, 0, 0, 0]);
     }
 }

@@ -9,6 +9,8 @@ pub(crate) const CONTROL: i32 = 0;
 pub(crate) const REPORT: i32 = 3;
 /// The counters of what the first process and the dead below it have read and written (`proc_pid_io(5)`), kept open from before it is hidden.
 pub(crate) const COUNTERS: i32 = 4;
+/// The load of the machine as the first process sees it, whose last number is that of the newest process of its namespace (`proc_loadavg(5)`).
+pub(crate) const LOAD: i32 = 5;
 /// Descriptors that one message can carry.
 pub(crate) const DESCRIPTORS_MAX: usize = 40;
 /// Results that a script can keep.
@@ -87,8 +89,8 @@ pub(crate) struct Report {
     pub(crate) status: i32,
     /// Processes that it left.
     pub(crate) leaked: u32,
-    /// Keeps the size free of padding.
-    pub(crate) reserved: u32,
+    /// Processes and threads that were started, the program among them.
+    pub(crate) created: u32,
     /// From the program's start to its end.
     pub(crate) execution_nanoseconds: u64,
     /// Processor time of the program and of those of its children that were waited for, in nanoseconds.
@@ -108,7 +110,7 @@ impl Report {
             errno: 0,
             status: 0,
             leaked: 0,
-            reserved: 0,
+            created: 0,
             execution_nanoseconds: 0,
             cpu_nanoseconds: 0,
             resident_bytes: 0,

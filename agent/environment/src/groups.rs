@@ -30,6 +30,18 @@ pub(crate) struct GroupUsage {
     pub(crate) memory_kills: u64,
     /// How often a process or thread was refused because there were as many as may be.
     pub(crate) refused_processes: u64,
+    /// Processes and threads of the program's now, without the launcher and the first process; 0 where nobody counts.
+    pub(crate) processes: u32,
+    /// Most of them at one time, if that is the most that there have ever been in this group; 0 otherwise.
+    pub(crate) processes_peak: u32,
+}
+
+/// The launcher and the first process, which are in the group with the program.
+const OWN_PROCESSES: u32 = 2;
+
+/// What the kernel's counts of processes say of the program's.
+fn of_program(count: Option<u32>) -> u32 {
+    count.unwrap_or(0).saturating_sub(OWN_PROCESSES)
 }
 
 impl GroupUsage {

@@ -21,10 +21,10 @@ use async_trait::async_trait;
 use muster_model::platform::EnvironmentKind;
 use tokio::sync::mpsc;
 
-use self::keeper::Keeper;
+use self::keeper::{Keeper, Told};
 use self::place::Scratch;
 use crate::collect::{Root, collect_all};
-use crate::groups::{ControlGroup, Groups};
+use crate::groups::{ControlGroup, GroupUsage, Groups};
 use crate::kill::Killed;
 use crate::output::{OutputLimit, pipe, pump, watch};
 use crate::owned::OwnedDirectory;
@@ -196,7 +196,7 @@ async fn run(
             }
         };
         let ended_at = Instant::now();
-        (status, ended_at, keeper.left_behind())
+        (status, ended_at, keeper.told())
     };
     let pumps = async {
         tokio::try_join!(
@@ -206,7 +206,7 @@ async fn run(
     };
     tokio::pin!(pumps);
     let mut pumped = None;
-    let (status, ended_at, leaked) = tokio::select! {
+    let (status, ended_at, told) = tokio::select! {
         biased;
         ended = ended => ended,
         never = async { pumped = Some((&mut pumps).await); std::future::pending().await } => never,
@@ -226,14 +226,23 @@ async fn run(
     Ok(Exit {
         status: signal.map_or_else(|| ExitStatus::Code(status.code().unwrap_or(-1)), ExitStatus::Signal),
         killed: killed.get(),
-        leaked_processes: leaked,
+        leaked_processes: told.left,
         collected,
         execution: ended_at - started,
         cleaning: ended_at.elapsed(),
-        usage: ResourceUsage {
-            memory_peak_bytes: used.memory_peak_bytes,
-            cpu: used.cpu.unwrap_or_default(),
-            written_bytes: 0,
-        },
+        usage: ResourceUsage { written_bytes: told.written_bytes.max(limit.written()), ..usage(&used, &told) },
     })
+}
+
+/// What the program's group and its keeper know of what it used.
+fn usage(used: &GroupUsage, told: &Told) -> ResourceUsage {
+    ResourceUsage {
+        // Without control groups, the largest process is the best that is known.
+        memory_peak_bytes: if used.memory_peak_bytes == 0 { told.resident_bytes } else { used.memory_peak_bytes },
+        cpu: used.cpu.unwrap_or(told.cpu),
+        written_bytes: told.written_bytes,
+        processes_peak: used.processes_peak.max(told.left),
+        // Nobody counts them in the namespace that everybody shares.
+        processes_created: 0,
+    }
 }

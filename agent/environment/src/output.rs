@@ -27,6 +27,11 @@ impl OutputLimit {
         Self { limit, written: AtomicU64::new(0) }
     }
 
+    /// The bytes of both so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Takes `length` more bytes into account and tells how many of them may be passed on.
     fn admit(&self, length: usize) -> usize {
         let length = length as u64;

@@ -255,6 +255,14 @@ impl Prepared for Place {
     }
 }
 
+/// How a program ended, as far as it is known before the place is left.
+struct Ending {
+    report: Option<Report>,
+    killed: Option<KillReason>,
+    ended_at: Instant,
+    execution: Duration,
+}
+
 /// Whether the program has ended and left nobody. Then the first process, which runs no code but ours, is the only one, and its own end,
 /// which takes the kernel longer than most programs run, need not be waited for.
 fn is_alone(report: &Report) -> bool {
@@ -292,23 +300,28 @@ impl Place {
         let killed = Killed::default();
         let limit = OutputLimit::new(self.spec.output_bytes);
         let exceeded = || killed.set(KillReason::Output);
+        let mut seen = 1;
         let (ended, standard, error) = tokio::join!(
-            self.ended(&killed, &switch, started),
+            self.ended(&killed, &switch, started, &mut seen),
             pump(&standard, OutputStream::Standard, &output, &limit, exceeded),
             pump(&error, OutputStream::Error, &output, &limit, exceeded),
         );
         let (report, ended_at) = ended.map_err(|error| step("wait for the sandbox", error))?;
         standard.and(error).map_err(|error| step("read the program's output", error))?;
-        let reason = killed.get();
-        self.finish(report, reason, ended_at - started, ended_at).await
+        let ending = Ending { report, killed: killed.get(), ended_at, execution: ended_at - started };
+        let mut exit = self.finish(ending).await?;
+        exit.usage.written_bytes = exit.usage.written_bytes.max(limit.written());
+        exit.usage.processes_peak = exit.usage.processes_peak.max(seen);
+        Ok(exit)
     }
 
-    /// Waits for the program's end, and kills it when that is asked for.
+    /// Waits for the program's end, and kills it when that is asked for. Most processes that were `seen` at one time are told.
     async fn ended(
         &self,
         killed: &Killed,
         switch: &KillSwitch,
         started: Instant,
+        seen: &mut u32,
     ) -> io::Result<(Option<Report>, Instant)> {
         let mut report: Option<Report> = None;
         let mut ended_at = started;
@@ -348,8 +361,9 @@ impl Place {
                 () = killed.pulled() => self.process.get_ref().kill(),
                 // Most programs end when they are refused a process; those that try for ever would pass as slow.
                 _ = look.tick(), if killed.get().is_none() => {
-                    let is_refused = self.slot.usage().is_ok_and(|usage| usage.refused_processes > 0);
-                    if is_refused {
+                    let usage = self.slot.usage().unwrap_or_default();
+                    *seen = usage.processes.max(*seen);
+                    if usage.refused_processes > 0 {
                         killed.set(KillReason::Processes);
                     }
                 }
@@ -357,13 +371,8 @@ impl Place {
         }
     }
 
-    async fn finish(
-        &mut self,
-        report: Option<Report>,
-        killed: Option<KillReason>,
-        execution: Duration,
-        ended_at: Instant,
-    ) -> Result<Exit, EnvironmentError> {
+    async fn finish(&mut self, ending: Ending) -> Result<Exit, EnvironmentError> {
+        let Ending { report, killed, ended_at, execution } = ending;
         let cpu = match &report {
             Some(report) if is_alone(report) => Duration::from_nanos(report.cpu_nanoseconds),
             _ => self.slot.reap().await?.cpu,
@@ -402,6 +411,8 @@ impl Place {
                 memory_peak_bytes: if usage.memory_peak_bytes == 0 { resident } else { usage.memory_peak_bytes },
                 cpu: usage.cpu.unwrap_or(cpu),
                 written_bytes: written,
+                processes_peak: usage.processes_peak.max(leaked),
+                processes_created: told.map_or(0, |report| report.created.into()),
             },
         })
     }

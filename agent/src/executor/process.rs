@@ -49,6 +49,9 @@ impl Account {
         self.timings.execution += exit.execution;
         self.usage.cpu += exit.usage.cpu;
         self.usage.memory_peak_bytes = self.usage.memory_peak_bytes.max(exit.usage.memory_peak_bytes);
+        self.usage.written_bytes += exit.usage.written_bytes;
+        self.usage.processes_peak = self.usage.processes_peak.max(exit.usage.processes_peak);
+        self.usage.processes_created += exit.usage.processes_created;
     }
 }
 

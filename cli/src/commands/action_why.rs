@@ -100,6 +100,16 @@ fn page(shown: &ShowActionResponse) -> String {
     }
     page.push('\n');
     page.push_str(&table.render());
+    if shown.cpu_us > 0 || shown.memory_peak_bytes > 0 {
+        page.push_str(&format!(
+            "\nused {} of memory, {} of processor time, {} written, {} at one time, {} in all\n",
+            text::size(shown.memory_peak_bytes),
+            milliseconds(shown.cpu_us),
+            text::size(shown.written_bytes),
+            text::counted(u64::from(shown.processes_peak), "process", "processes"),
+            shown.processes_created,
+        ));
+    }
     page.push_str(&format!("\nadvice: {}\n", advice(shown)));
     page
 }
@@ -125,6 +135,11 @@ fn object(shown: &ShowActionResponse) -> Value {
         "answer_us": shown.answer_us,
         "total_us": shown.total_us,
         "fetched_bytes": shown.fetched_bytes,
+        "memory_peak_bytes": shown.memory_peak_bytes,
+        "cpu_us": shown.cpu_us,
+        "written_bytes": shown.written_bytes,
+        "processes_peak": shown.processes_peak,
+        "processes_created": shown.processes_created,
         "code": shown.code,
         "message": shown.message,
         "exit_code": shown.exit_code,
@@ -154,6 +169,11 @@ mod tests {
             upload_us: 2_050,
             answer_us: 1_900,
             total_us: 100_000,
+            memory_peak_bytes: 48 << 20,
+            cpu_us: 81_000,
+            written_bytes: 3 << 10,
+            processes_peak: 3,
+            processes_created: 7,
             ..ShowActionResponse::default()
         }
     }
@@ -172,6 +192,8 @@ mod tests {
         execute      90.000 ms   90 %
         upload        2.050 ms    2 %
         answer        1.900 ms    2 %
+
+        used 48.0 MiB of memory, 81.000 ms of processor time, 3.0 KiB written, 3 processes at one time, 7 in all
 
         advice: the time is the command's own
         ");

@@ -231,6 +231,9 @@ pub(super) fn attempt_fields(attempt: &AttemptSummary, target: Option<String>) -
         "cpu_us": attempt.cpu_us,
         "fetched_bytes": attempt.fetched_bytes,
         "reused_bytes": attempt.reused_bytes,
+        "written_bytes": attempt.written_bytes,
+        "processes_peak": attempt.processes_peak,
+        "processes_created": attempt.processes_created,
     })
 }
 

@@ -42,10 +42,16 @@ pub(in super::super) fn shown() -> ShowRunResponse {
         transfer_us: 20_000,
         environment_us: 3_000,
         execution_us: 900_000,
+        memory_peak_bytes: 96 << 20,
+        cpu_us: 1_200_000,
+        written_bytes: 5 << 10,
+        processes_peak: 4,
+        processes_created: 9,
         result: "ran".into(),
         ..AttemptSummary::default()
     };
-    let discovery = AttemptSummary { epoch: 3, discover: true, cases: 0, execution_us: 4_000, ..attempt.clone() };
+    let discovery =
+        AttemptSummary { epoch: 3, discover: true, cases: 0, execution_us: 4_000, written_bytes: 0, ..attempt.clone() };
     ShowRunResponse {
         summary: Some(summary),
         targets: vec![TargetSummary {

@@ -135,6 +135,7 @@ pub(super) fn page(shown: &ShowRunResponse) -> String {
     page.push_str(&table.render());
     push_cases(&mut page, shown);
     push_attempts(&mut page, shown);
+    push_usage(&mut page, shown);
     page.push_str(&format!("\nadvice: {}\n", advice(shown)));
     page
 }
@@ -173,12 +174,6 @@ fn push_attempts(page: &mut String, shown: &ShowRunResponse) {
         ("what", Align::Left),
     ]);
     for attempt in slowest_attempts(shown) {
-        let target = shown.targets.iter().find(|target| target.target == attempt.target);
-        let work = match (attempt.discover, attempt.alone) {
-            (true, _) => "discovery".into(),
-            (false, true) => format!("{} alone", text::counted(u64::from(attempt.cases), "case", "cases")),
-            (false, false) => text::counted(u64::from(attempt.cases), "case", "cases"),
-        };
         table.row([
             text::micros(total_us(attempt)),
             text::micros(attempt.waited_us),
@@ -186,13 +181,52 @@ fn push_attempts(page: &mut String, shown: &ShowRunResponse) {
             text::micros(attempt.environment_us),
             text::micros(attempt.execution_us),
             text::escape_line(&attempt.agent),
-            format!("{}: {work}", target.map_or_else(String::new, |target| text::escape_line(&target.name))),
+            what(shown, attempt),
         ]);
     }
     if !table.is_empty() {
         page.push('\n');
         page.push_str(&table.render());
     }
+}
+
+/// What the same attempts used. What their machines could not tell is a dash.
+fn push_usage(page: &mut String, shown: &ShowRunResponse) {
+    let known = |value: u64, text: String| if value == 0 { "-".into() } else { text };
+    let mut table = Table::new(&[
+        ("memory used", Align::Right),
+        ("processor", Align::Right),
+        ("written", Align::Right),
+        ("at once", Align::Right),
+        ("started", Align::Right),
+        ("what", Align::Left),
+    ]);
+    let has_used = |attempt: &&AttemptSummary| attempt.cpu_us > 0 || attempt.memory_peak_bytes > 0;
+    for attempt in slowest_attempts(shown).into_iter().filter(has_used) {
+        table.row([
+            known(attempt.memory_peak_bytes, text::size(attempt.memory_peak_bytes)),
+            known(attempt.cpu_us, text::micros(attempt.cpu_us)),
+            known(attempt.written_bytes, text::size(attempt.written_bytes)),
+            known(attempt.processes_peak.into(), attempt.processes_peak.to_string()),
+            known(attempt.processes_created, attempt.processes_created.to_string()),
+            what(shown, attempt),
+        ]);
+    }
+    if !table.is_empty() {
+        page.push('\n');
+        page.push_str(&table.render());
+    }
+}
+
+/// An attempt's target and work.
+fn what(shown: &ShowRunResponse, attempt: &AttemptSummary) -> String {
+    let target = shown.targets.iter().find(|target| target.target == attempt.target);
+    let work = match (attempt.discover, attempt.alone) {
+        (true, _) => "discovery".into(),
+        (false, true) => format!("{} alone", text::counted(u64::from(attempt.cases), "case", "cases")),
+        (false, false) => text::counted(u64::from(attempt.cases), "case", "cases"),
+    };
+    format!("{}: {work}", target.map_or_else(String::new, |target| text::escape_line(&target.name)))
 }
 
 /// The answer for programs.
@@ -241,6 +275,10 @@ mod tests {
         slowest attempts   waited  transfer  environment  execution  agent    what
                  0.923 s  0.000 s   0.020 s      0.003 s    0.900 s  agent-0  shapes (lib): 2 cases
                  0.027 s  0.000 s   0.020 s      0.003 s    0.004 s  agent-0  shapes (lib): discovery
+
+        memory used  processor  written  at once  started  what
+           96.0 MiB     1.20 s  5.0 KiB        4        9  shapes (lib): 2 cases
+           96.0 MiB     1.20 s        -        4        9  shapes (lib): discovery
 
         advice: the longest case, tests::volume, alone takes 85 % of the wall: splitting it helps, more agents do not
         ");

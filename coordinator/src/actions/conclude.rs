@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use muster_model::attempt::{ActionReport, AttemptReport, AttemptResult};
+use muster_model::attempt::{ActionReport, AttemptReport, AttemptResult, Usage};
 use muster_model::outcome::FaultKind;
 use muster_model::{ActionId, Instant};
-use muster_proto::reapi;
+use muster_proto::{reapi, v1};
 use muster_scheduler::ActionEnd;
 use prost::Message;
 
@@ -21,6 +21,13 @@ pub(crate) struct Conclusion {
     pub(crate) attempts: u32,
     /// The agent's name and its report, when an attempt decided.
     pub(crate) report: Option<(String, AttemptReport)>,
+}
+
+/// The name under which a result says what its execution used; of a cached one it is what the execution used that made it.
+const USAGE_TYPE: &str = "type.googleapis.com/muster.v1.Usage";
+
+fn auxiliary(usage: &Usage) -> prost_types::Any {
+    prost_types::Any { type_url: USAGE_TYPE.into(), value: v1::Usage::from(usage).encode_to_vec() }
 }
 
 impl Actions {
@@ -91,7 +98,7 @@ impl Actions {
         progress.reported = Some(reported);
         progress.timings = report.timings;
         progress.upload = ran.upload;
-        progress.fetched_bytes = report.usage.fetched_bytes;
+        progress.usage = report.usage;
         // By the coordinator's clock: clocks of two machines are not compared. What the way back took counts as if it came before the start.
         let elapsed = ran.elapsed.min(reported.since(progress.assigned.unwrap_or(progress.queued)));
         let mut at = Instant(reported.0 - u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX).min(reported.0));
@@ -111,6 +118,7 @@ impl Actions {
         metadata.output_upload_completed_timestamp = step(ran.upload);
         metadata.worker_completed_timestamp = Some(self.clock.timestamp(reported));
         metadata.virtual_execution_duration = prost_types::Duration::try_from(report.timings.execution).ok();
+        metadata.auxiliary_metadata.push(auxiliary(&report.usage));
         Some((ran.clone(), result))
     }
 

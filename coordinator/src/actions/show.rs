@@ -26,7 +26,7 @@ pub(super) fn story(
         }
         _ => reapi::ExecuteResponse::default(),
     };
-    let timings = progress.timings;
+    let (timings, usage) = (progress.timings, v1::Usage::from(&progress.usage));
     let on_agent = timings.transfer + timings.environment + timings.execution + progress.upload;
     // As long as there is no report, everything is waiting.
     let before = progress.reported.unwrap_or(now).since(progress.queued).saturating_sub(on_agent);
@@ -58,7 +58,12 @@ pub(super) fn story(
             _ => 0,
         },
         total_us: if is_queued { micros(progress.answered.unwrap_or(now).since(progress.queued)) } else { 0 },
-        fetched_bytes: progress.fetched_bytes,
+        fetched_bytes: usage.fetched_bytes,
+        memory_peak_bytes: usage.memory_peak_bytes,
+        cpu_us: usage.cpu_us,
+        written_bytes: usage.written_bytes,
+        processes_peak: usage.processes_peak,
+        processes_created: usage.processes_created,
         code: status.code,
         message: if status.message.is_empty() { response.message } else { status.message },
         exit_code: response.result.map_or(0, |result| result.exit_code),

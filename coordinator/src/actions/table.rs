@@ -63,8 +63,8 @@ pub(crate) struct ActionProgress {
     pub(crate) timings: muster_model::attempt::Timings,
     /// Collecting and uploading the outputs.
     pub(crate) upload: std::time::Duration,
-    /// Bytes that were fetched for it.
-    pub(crate) fetched_bytes: u64,
+    /// What the attempt that counted used.
+    pub(crate) usage: muster_model::attempt::Usage,
     /// Requests that it answered.
     pub(crate) requests: usize,
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use muster_model::attempt::Work;
+use muster_model::attempt::{Usage, Work};
 use muster_model::outcome::CaseOutcome;
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex, limits};
 use muster_proto::v1;
@@ -109,10 +110,7 @@ pub(crate) struct AttemptRow {
     pub(crate) transfer_us: u64,
     pub(crate) environment_us: u64,
     pub(crate) execution_us: u64,
-    pub(crate) memory_peak_bytes: u64,
-    pub(crate) cpu_us: u64,
-    pub(crate) fetched_bytes: u64,
-    pub(crate) reused_bytes: u64,
+    pub(crate) usage: Usage,
 }
 
 const RUN_COLUMNS: &str = "SELECT run, project, state, started_unix_ms, wall_ms, efficiency FROM runs";
@@ -227,7 +225,7 @@ pub(crate) fn attempts(connection: &Connection, run: RunId) -> Result<Vec<Attemp
     let mut statement = connection.prepare_cached(
         "SELECT epoch, target, agent, agent_name, discover, alone, cases, open, queued_unix_ms, assigned_unix_ms, \
          finished_unix_ms, result, waited_us, transfer_us, environment_us, execution_us, memory_peak_bytes, cpu_us, \
-         fetched_bytes, reused_bytes FROM attempts WHERE run = ?1 ORDER BY epoch",
+         fetched_bytes, reused_bytes, written_bytes, processes_peak, processes_created FROM attempts WHERE run = ?1 ORDER BY epoch",
     )?;
     let rows = statement.query_map([signed(run.0)], attempt_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -257,10 +255,15 @@ fn attempt_row(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
         transfer_us: unsigned(13)?,
         environment_us: unsigned(14)?,
         execution_us: unsigned(15)?,
-        memory_peak_bytes: unsigned(16)?,
-        cpu_us: unsigned(17)?,
-        fetched_bytes: unsigned(18)?,
-        reused_bytes: unsigned(19)?,
+        usage: Usage {
+            memory_peak_bytes: unsigned(16)?,
+            cpu: Duration::from_micros(unsigned(17)?),
+            fetched_bytes: unsigned(18)?,
+            reused_bytes: unsigned(19)?,
+            written_bytes: unsigned(20)?,
+            processes_peak: row.get(21)?,
+            processes_created: unsigned(22)?,
+        },
     })
 }
 

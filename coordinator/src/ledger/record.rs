@@ -272,7 +272,7 @@ fn write_end(transaction: &Transaction<'_>, end: &AttemptEndRecord) -> Result<()
     let mut statement = transaction.prepare_cached(
         "UPDATE attempts SET open = 0, finished_unix_ms = ?2, result = ?3, waited_us = ?4, transfer_us = ?5, \
          environment_us = ?6, execution_us = ?7, memory_peak_bytes = ?8, cpu_us = ?9, fetched_bytes = ?10, \
-         reused_bytes = ?11 WHERE epoch = ?1 AND open = 1",
+         reused_bytes = ?11, written_bytes = ?12, processes_peak = ?13, processes_created = ?14 WHERE epoch = ?1 AND open = 1",
     )?;
     statement.execute(params![
         signed(end.epoch.0),
@@ -286,6 +286,9 @@ fn write_end(transaction: &Transaction<'_>, end: &AttemptEndRecord) -> Result<()
         micros(end.usage.cpu),
         signed(end.usage.fetched_bytes),
         signed(end.usage.reused_bytes),
+        signed(end.usage.written_bytes),
+        end.usage.processes_peak,
+        signed(end.usage.processes_created),
     ])?;
     Ok(())
 }

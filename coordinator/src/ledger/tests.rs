@@ -189,18 +189,28 @@ async fn a_closed_lease_stays_as_it_was_closed_first() {
     let (_folder, ledger) = open();
     let run = run_with_cases(&ledger, "a", &["one"]).await;
     lease(&ledger, run, 1);
+    let usage = Usage {
+        memory_peak_bytes: 1,
+        cpu: Duration::from_micros(2),
+        written_bytes: 3,
+        processes_peak: 4,
+        processes_created: 5,
+        fetched_bytes: 6,
+        reused_bytes: 7,
+    };
     let end = |result| AttemptEndRecord {
         epoch: Epoch(1),
         finished_unix_ms: 9,
         result,
         timings: Timings { execution: Duration::from_micros(7), ..Timings::default() },
-        usage: Usage::default(),
+        usage,
     };
     ledger.append(Record::AttemptEnded(Box::new(end("ran"))));
     let last = ledger.append(Record::AttemptEnded(Box::new(end("withdrawn"))));
     ledger.wait(last).await.unwrap();
     let attempts = ledger.read_now(|connection| read::attempts(connection, run)).unwrap();
     assert_eq!((attempts[0].result.as_str(), attempts[0].execution_us, attempts[0].is_open), ("ran", 7, false));
+    assert_eq!(attempts[0].usage, usage);
 }
 
 #[tokio::test]

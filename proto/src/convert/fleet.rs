@@ -314,6 +314,34 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+impl From<&Usage> for v1::Usage {
+    fn from(usage: &Usage) -> Self {
+        Self {
+            memory_peak_bytes: usage.memory_peak_bytes,
+            cpu_us: micros(usage.cpu),
+            fetched_bytes: usage.fetched_bytes,
+            reused_bytes: usage.reused_bytes,
+            written_bytes: usage.written_bytes,
+            processes_peak: usage.processes_peak,
+            processes_created: usage.processes_created,
+        }
+    }
+}
+
+impl From<&v1::Usage> for Usage {
+    fn from(usage: &v1::Usage) -> Self {
+        Self {
+            memory_peak_bytes: usage.memory_peak_bytes,
+            cpu: Duration::from_micros(usage.cpu_us),
+            fetched_bytes: usage.fetched_bytes,
+            reused_bytes: usage.reused_bytes,
+            written_bytes: usage.written_bytes,
+            processes_peak: usage.processes_peak,
+            processes_created: usage.processes_created,
+        }
+    }
+}
+
 impl From<&AttemptReport> for v1::AttemptReport {
     fn from(report: &AttemptReport) -> Self {
         use v1::attempt_report::Result as Wire;
@@ -337,12 +365,7 @@ impl From<&AttemptReport> for v1::AttemptReport {
                 environment_us: micros(report.timings.environment),
                 execution_us: micros(report.timings.execution),
             }),
-            usage: Some(v1::Usage {
-                memory_peak_bytes: report.usage.memory_peak_bytes,
-                cpu_us: micros(report.usage.cpu),
-                fetched_bytes: report.usage.fetched_bytes,
-                reused_bytes: report.usage.reused_bytes,
-            }),
+            usage: Some((&report.usage).into()),
         }
     }
 }
@@ -370,12 +393,7 @@ impl TryFrom<&v1::AttemptReport> for AttemptReport {
                 environment: Duration::from_micros(timings.environment_us),
                 execution: Duration::from_micros(timings.execution_us),
             },
-            usage: Usage {
-                memory_peak_bytes: usage.memory_peak_bytes,
-                cpu: Duration::from_micros(usage.cpu_us),
-                fetched_bytes: usage.fetched_bytes,
-                reused_bytes: usage.reused_bytes,
-            },
+            usage: (&usage).into(),
         })
     }
 }

@@ -218,7 +218,15 @@ proptest! {
             epoch: Epoch(epoch),
             result,
             timings: Timings { waited: time, transfer: time, environment: time, execution: time },
-            usage: Usage { memory_peak_bytes: 1, cpu: time, fetched_bytes: 2, reused_bytes: 3 },
+            usage: Usage {
+                memory_peak_bytes: 1,
+                cpu: time,
+                fetched_bytes: 2,
+                reused_bytes: 3,
+                written_bytes: 4,
+                processes_peak: 5,
+                processes_created: 6,
+            },
         };
         prop_assert_eq!(AttemptReport::try_from(&v1::AttemptReport::from(&report)), Ok(report));
     }

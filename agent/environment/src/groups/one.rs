@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ControlGroup, GroupUsage, door, mounted, own_directory, remove, set, value_of};
+use super::{ControlGroup, GroupUsage, OWN_PROCESSES, door, mounted, of_program, own_directory, remove, set, value_of};
 
 /// The directories that groups are made in.
 #[derive(Debug)]
@@ -62,6 +62,9 @@ impl Trees {
         group.cpu_counter = group.cpu.as_deref().and_then(|directory| open(directory, "cpuacct.usage"));
         let refused = |directory: &Path| OpenOptions::new().read(true).open(directory.join("pids.events")).ok();
         group.refusal_counter = group.processes.as_deref().and_then(refused);
+        let counter = |name: &str| File::open(group.processes.as_ref()?.join(name)).ok();
+        let (count, mark) = (counter("pids.current"), counter("pids.peak"));
+        (group.process_count, group.process_mark) = (count, mark);
         Ok(group)
     }
 }
@@ -82,6 +85,11 @@ fn read(counter: Option<&File>) -> Option<String> {
     Some(String::from_utf8_lossy(bytes.get(..length)?).into_owned())
 }
 
+/// The number that a counter says.
+fn number<T: std::str::FromStr>(counter: Option<&File>) -> Option<T> {
+    read(counter)?.trim().parse().ok()
+}
+
 /// A group in every tree.
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -99,6 +107,11 @@ pub(super) struct Group {
     /// Refusals when the present use began.
     refusals: u64,
     refusal_counter: Option<File>,
+    process_count: Option<File>,
+    /// The most processes that the group has ever had: the kernel can't be made to begin anew.
+    process_mark: Option<File>,
+    /// That when the present use began.
+    mark: u32,
 }
 
 impl Group {
@@ -110,6 +123,10 @@ impl Group {
         read(self.refusal_counter.as_ref()).and_then(|text| value_of(&text, "max")).unwrap_or(0)
     }
 
+    fn mark(&self) -> u32 {
+        number(self.process_mark.as_ref()).unwrap_or(0)
+    }
+
     fn set_limits(&self, memory_bytes: u64, processes: u32) -> io::Result<()> {
         if let Some(memory) = &self.memory {
             // Memory and swap together may never be below memory alone; the file is missing where swap is not counted.
@@ -118,8 +135,7 @@ impl Group {
             let _ = set(memory, "memory.memsw.limit_in_bytes", memory_bytes);
         }
         match &self.processes {
-            // The launcher and the first process are in it too.
-            Some(directory) => set(directory, "pids.max", u64::from(processes) + 2),
+            Some(directory) => set(directory, "pids.max", u64::from(processes) + u64::from(OWN_PROCESSES)),
             None => Ok(()),
         }
     }
@@ -144,17 +160,19 @@ impl ControlGroup for Group {
         reset(self.cpu_counter.as_ref())?;
         self.kills = self.kills();
         self.refusals = self.refusals();
+        self.mark = self.mark();
         Ok(())
     }
 
     fn usage(&self) -> GroupUsage {
-        let number = |counter: &Option<File>| read(counter.as_ref())?.trim().parse().ok();
-        let (peak, cpu) = (number(&self.peak), number(&self.cpu_counter));
+        let mark = self.mark();
         GroupUsage {
-            memory_peak_bytes: peak.unwrap_or(0),
-            cpu: cpu.map(Duration::from_nanos),
+            memory_peak_bytes: number(self.peak.as_ref()).unwrap_or(0),
+            cpu: number(self.cpu_counter.as_ref()).map(Duration::from_nanos),
             memory_kills: self.kills().saturating_sub(self.kills),
             refused_processes: self.refusals().saturating_sub(self.refusals),
+            processes: of_program(number(self.process_count.as_ref())),
+            processes_peak: of_program((mark > self.mark).then_some(mark)),
         }
     }
 }

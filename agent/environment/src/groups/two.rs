@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ControlGroup, GroupUsage, door, keyed, mounted, own_directory, remove, set};
+use super::{ControlGroup, GroupUsage, OWN_PROCESSES, door, keyed, mounted, of_program, own_directory, remove, set};
 
 /// The directory that groups are made in.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Tree {
     pub(super) fn create(&self, name: &str) -> io::Result<Group> {
         let path = self.parent.join(name);
         fs::create_dir(&path)?;
-        Ok(Group { path, limits: None, kills: 0, refusals: 0, cpu_microseconds: 0, peak: None })
+        Ok(Group { path, limits: None, kills: 0, refusals: 0, mark: 0, cpu_microseconds: 0, peak: None })
     }
 }
 
@@ -63,6 +63,8 @@ pub(super) struct Group {
     limits: Option<(u64, u32)>,
     kills: u64,
     refusals: u64,
+    /// The most processes that there had ever been when the present use began.
+    mark: u32,
     cpu_microseconds: u64,
     /// Since Linux 6.12 a writer of this file gets the peak since its own last write.
     peak: Option<File>,
@@ -75,6 +77,11 @@ impl Group {
 
     fn refusals(&self) -> u64 {
         keyed(&self.path, "pids.events", "max").unwrap_or(0)
+    }
+
+    /// What a file with one number says.
+    fn count(&self, name: &str) -> Option<u32> {
+        fs::read_to_string(self.path.join(name)).ok()?.trim().parse().ok()
     }
 
     fn cpu_microseconds(&self) -> u64 {
@@ -112,24 +119,27 @@ impl ControlGroup for Group {
             // Missing where the kernel has no swap; where it is there, swap would be memory without a limit.
             let _ = set(&self.path, "memory.swap.max", 0);
             set(&self.path, "memory.oom.group", 1)?;
-            // The launcher and the first process are in it too.
-            set(&self.path, "pids.max", u64::from(processes) + 2)?;
+            set(&self.path, "pids.max", u64::from(processes) + u64::from(OWN_PROCESSES))?;
             self.limits = Some((memory_bytes, processes));
         }
         self.peak = self.reset_peak().ok();
         self.kills = self.kills();
         self.refusals = self.refusals();
+        self.mark = self.count("pids.peak").unwrap_or(0);
         self.cpu_microseconds = self.cpu_microseconds();
         Ok(())
     }
 
     fn usage(&self) -> GroupUsage {
         let cpu = Duration::from_micros(self.cpu_microseconds().saturating_sub(self.cpu_microseconds));
+        let mark = self.count("pids.peak").unwrap_or(0);
         GroupUsage {
             memory_peak_bytes: self.peak().unwrap_or(0),
             cpu: Some(cpu).filter(|cpu| !cpu.is_zero()),
             memory_kills: self.kills().saturating_sub(self.kills),
             refused_processes: self.refusals().saturating_sub(self.refusals),
+            processes: of_program(self.count("pids.current")),
+            processes_peak: of_program((mark > self.mark).then_some(mark)),
         }
     }
 }
@@ -144,7 +154,7 @@ impl Drop for Group {
 mod tests {
     use super::*;
 
-    const FILES: [(&str, &str); 9] = [
+    const FILES: [(&str, &str); 11] = [
         ("memory.max", "max"),
         ("memory.swap.max", "max"),
         ("memory.oom.group", "0"),
@@ -152,6 +162,8 @@ mod tests {
         ("memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n"),
         ("pids.max", "max"),
         ("pids.events", "max 4\n"),
+        ("pids.current", "3\n"),
+        ("pids.peak", "6\n"),
         ("cpu.stat", "usage_usec 500\nuser_usec 400\n"),
         ("cgroup.procs", ""),
     ];
@@ -188,15 +200,19 @@ mod tests {
         assert!(read("memory.oom.group").starts_with('1'));
         assert!(read("pids.max").starts_with("12"));
         assert_eq!(group.usage().memory_kills, 0);
+        assert_eq!((group.usage().processes, group.usage().processes_peak), (1, 0), "the mark is an earlier use's");
         fs::write(path.join("memory.events"), "oom_kill 3\n").expect("a file");
         fs::write(path.join("memory.peak"), "4096\n").expect("a file");
         fs::write(path.join("pids.events"), "max 6\n").expect("a file");
+        fs::write(path.join("pids.peak"), "9\n").expect("a file");
         fs::write(path.join("cpu.stat"), "usage_usec 1500\n").expect("a file");
         let expected = GroupUsage {
             memory_peak_bytes: 4096,
             cpu: Some(Duration::from_millis(1)),
             memory_kills: 1,
             refused_processes: 2,
+            processes: 1,
+            processes_peak: 7,
         };
         assert_eq!(group.usage(), expected);
         for (name, _) in FILES {

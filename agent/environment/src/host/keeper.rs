@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
@@ -16,6 +17,19 @@ use crate::output::pipe;
 
 /// Where the keeper writes to the agent; everything above it is closed.
 const REPORT: RawFd = 3;
+
+/// What a keeper tells of everything that it kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Processes that were left when the program had ended by itself.
+    pub(super) left: u32,
+    /// Processor time of all of them.
+    pub(super) cpu: Duration,
+    /// The largest of them, in bytes of memory.
+    pub(super) resident_bytes: u64,
+    /// Bytes that they wrote, to files, pipes and terminals.
+    pub(super) written_bytes: u64,
+}
 
 /// A running keeper, which kills what it keeps when this is dropped.
 pub(super) struct Keeper {
@@ -53,12 +67,18 @@ impl Keeper {
         }
     }
 
-    /// The keeper has been waited for: how many processes were left when the program had ended.
-    pub(super) fn left_behind(&mut self) -> u32 {
+    /// The keeper has been waited for: what it has told.
+    pub(super) fn told(&mut self) -> Told {
         self.process = None;
-        let mut count = [0; 4];
-        // It says nothing when it was killed, or killed the program.
-        self.report.read_exact(&mut count).map_or(0, |()| u32::from_ne_bytes(count))
+        let mut told = Told::default();
+        // It says nothing when it was killed itself.
+        let mut numbers = [[0; 8]; 4];
+        if self.report.read_exact(numbers.as_flattened_mut()).is_ok() {
+            let [left, cpu_micros, resident_bytes, written_bytes] = numbers.map(u64::from_ne_bytes);
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
+            told = Told { left, cpu: Duration::from_micros(cpu_micros), resident_bytes, written_bytes };
+        }
+        told
     }
 }
 
@@ -114,6 +134,7 @@ fn keep(program: libc::pid_t, report: RawFd, signals: &nix::sys::signal::SigSet)
             libc::close(descriptor);
         }
     }
+    let written_before = written_bytes();
     let mut status = None;
     let mut is_asked = false;
     while status.is_none() && !is_asked {
@@ -124,20 +145,53 @@ fn keep(program: libc::pid_t, report: RawFd, signals: &nix::sys::signal::SigSet)
             }
         }
     }
-    if !is_asked {
-        let left = kill_children(program);
-        // SAFETY: the bytes live until the call returns.
-        unsafe { libc::write(REPORT, (&raw const left).cast(), size_of::<u32>()) };
-    }
+    let left = if is_asked { 0 } else { kill_children(program) };
     loop {
         kill_children(program);
         // Whoever dies here hands its children to the keeper, so this ends when nobody is left.
         match reap(0) {
             Some((process, ended)) if process == program => status = Some(ended),
             Some(_) => {}
-            None => end_like(status.unwrap_or(libc::SIGKILL)),
+            None => {
+                tell(left, written_bytes().saturating_sub(written_before));
+                end_like(status.unwrap_or(libc::SIGKILL))
+            }
         }
     }
+}
+
+/// Tells of everything that was kept, which is dead and reaped.
+fn tell(left: u32, written: u64) {
+    // SAFETY: the structure lives until the call returns; all zeros is a valid one.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let micros = |time: libc::timeval| time.tv_sec.wrapping_mul(1_000_000).wrapping_add(time.tv_usec).cast_unsigned();
+    let cpu = micros(usage.ru_utime).wrapping_add(micros(usage.ru_stime));
+    let numbers = [u64::from(left), cpu, usage.ru_maxrss.cast_unsigned().wrapping_mul(1024), written];
+    // SAFETY: the numbers live until the call returns.
+    unsafe { libc::write(REPORT, numbers.as_ptr().cast(), size_of_val(&numbers)) };
+}
+
+/// What the kernel counts as written by this process and those that it has reaped (`proc_pid_io(5)`, `wchar`); 0 where it does not count.
+fn written_bytes() -> u64 {
+    let mut buffer = [0_u8; 256];
+    // SAFETY: the path is a constant that ends with zero, and the buffer is as long as is said.
+    let length = unsafe {
+        let counters = libc::open(c"/proc/self/io".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if counters < 0 {
+            return 0;
+        }
+        let length = libc::read(counters, buffer.as_mut_ptr().cast(), buffer.len());
+        libc::close(counters);
+        length
+    };
+    let text = usize::try_from(length).ok().and_then(|length| buffer.get(..length)).unwrap_or_default();
+    let digits =
+        text.split(|byte| *byte == b'\n').nth(1).unwrap_or_default().iter().filter(|byte| byte.is_ascii_digit());
+    digits.fold(0, |value: u64, digit| value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
 }
 
 /// Reaps one child; none when there is none, or with `WNOHANG` none that has ended.

@@ -54,6 +54,18 @@ async fn what_is_left_behind_is_counted_and_killed() {
 }
 
 #[tokio::test]
+async fn what_is_used_is_told() {
+    let script =
+        "head -c 100000 /dev/zero > file; head -c 500 /dev/zero; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+    let (exit, _) = run_script(script, &[]).await;
+    assert!((100_500..102_000).contains(&exit.usage.written_bytes), "{:?}", exit.usage);
+    assert!(exit.usage.memory_peak_bytes > 0 && !exit.usage.cpu.is_zero(), "{:?}", exit.usage);
+    let (exit, _) = run_script("head -c 100000 /dev/zero > file; yes", &[]).await;
+    assert_eq!(exit.killed, Some(KillReason::Output));
+    assert!(exit.usage.written_bytes > 101_000, "what was written is known of a killed program too: {:?}", exit.usage);
+}
+
+#[tokio::test]
 async fn too_much_output_kills() {
     let (exit, text) = run_script("yes", &[]).await;
     assert_eq!((exit.status, exit.killed, text.len()), (ExitStatus::Signal(9), Some(KillReason::Output), 1000));

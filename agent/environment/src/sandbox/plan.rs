@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{JOB_ID, landlock, seccomp};
 use muster_model::limits;
 
-use super::protocol::{COUNTERS, DESCRIPTORS_MAX};
+use super::protocol::{COUNTERS, DESCRIPTORS_MAX, LOAD};
 use super::script::{Argument, Script, SealedScript};
 use super::skeleton::Skeleton;
 use crate::{EnvironmentError, EnvironmentSpec, Profile};
@@ -250,16 +250,21 @@ impl Builder<'_> {
         Ok(Plan { setup, roots, directories: layers.iter().map(|(directory, _)| directory.clone()).collect() })
     }
 
-    /// Keeps what the kernel counts of this process open: its file can't be opened any more when it is hidden.
+    /// Keeps what the kernel counts of this process and its namespace open: the files can't be opened any more when they are hidden.
     fn open_counters(&mut self) {
-        let name = self.script.text("/proc/self/io");
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-        self.script.call("open /proc/self/io", libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
-        // Not every kernel counts.
-        self.script.tolerate(&[libc::ENOENT]);
-        let opened = self.script.keep_briefly();
-        self.script.call("keep /proc/self/io", libc::SYS_dup3, [opened, COUNTERS.into(), libc::O_CLOEXEC.into()]);
-        self.script.tolerate(&[libc::EBADF, libc::EINVAL]);
+        for (path, open, keep, number) in [
+            ("/proc/self/io", "open /proc/self/io", "keep /proc/self/io", COUNTERS),
+            ("/proc/loadavg", "open /proc/loadavg", "keep /proc/loadavg", LOAD),
+        ] {
+            let name = self.script.text(path);
+            let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+            self.script.call(open, libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
+            // Not every kernel counts.
+            self.script.tolerate(&[libc::ENOENT]);
+            let opened = self.script.keep_briefly();
+            self.script.call(keep, libc::SYS_dup3, [opened, number.into(), libc::O_CLOEXEC.into()]);
+            self.script.tolerate(&[libc::EBADF, libc::EINVAL]);
+        }
     }
 
     /// The mounts that the launcher has made: roots of the base, and `/dev`.
@@ -497,7 +502,7 @@ impl Builder<'_> {
         let arguments = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
         self.script.call("die with the launcher", libc::SYS_prctl, arguments);
         landlock::confine(&mut self.script, self.host.landlock);
-        let arguments = [(COUNTERS + 1).into(), Argument::Value(u32::MAX.into()), 0.into()];
+        let arguments = [(LOAD + 1).into(), Argument::Value(u32::MAX.into()), 0.into()];
         self.script.call("close what is open", libc::SYS_close_range, arguments);
         let program = seccomp::filter(profile)?;
         let count = u16::try_from(program.len()).unwrap_or(u16::MAX);

@@ -93,6 +93,30 @@ async fn what_a_program_writes_is_counted_with_its_children() {
 }
 
 #[tokio::test]
+async fn processes_are_counted_as_they_are_started_and_at_one_time() {
+    let place = Place::new();
+    let (exit, _) = place.run(program(&["true"])).await.expect("an exit");
+    assert_eq!((exit.usage.processes_created, exit.usage.processes_peak), (1, 1));
+    // Ten one after the other, and then five besides the shell, for longer than it takes to look.
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do /bin/true; done; for i in 1 2 3 4 5; do sleep 0.5 & done; wait";
+    let (exit, _) = place.run(shell(script)).await.expect("an exit");
+    assert_eq!(exit.usage.processes_created, 16, "{:?}", exit.usage);
+    let is_counted = place.sandbox.check_readiness().expect("sandboxes work here").notes.is_empty();
+    assert_eq!(exit.usage.processes_peak, if is_counted { 6 } else { 1 });
+    let (exit, _) = place.run(program(&["true"])).await.expect("an exit");
+    assert_eq!(exit.usage.processes_peak, 1, "the mark of an earlier program is not this one's");
+}
+
+#[tokio::test]
+async fn of_a_killed_program_at_least_its_output_is_known_as_written() {
+    let place = Place::new();
+    let mut spec = shell("yes");
+    spec.output_bytes = 100_000;
+    let (exit, _) = place.run(spec).await.expect("an exit");
+    assert!(exit.usage.written_bytes >= 100_000, "{:?}", exit.usage);
+}
+
+#[tokio::test]
 async fn the_switch_kills_what_ignores_signals() {
     let place = Place::new();
     let switch = KillSwitch::default();
