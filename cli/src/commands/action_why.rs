@@ -70,21 +70,39 @@ fn milliseconds(micros: u64) -> String {
     format!("{}.{:03} ms", micros / 1000, micros % 1000)
 }
 
+/// What the action is for, as far as its client said.
+fn purpose(shown: &ShowActionResponse) -> String {
+    match (shown.mnemonic.as_str(), shown.target.as_str()) {
+        ("", "") => String::new(),
+        (mnemonic, "") => format!(" {},", text::escape_line(mnemonic)),
+        ("", target) => format!(" for {},", text::escape_line(target)),
+        (mnemonic, target) => format!(" {} for {},", text::escape_line(mnemonic), text::escape_line(target)),
+    }
+}
+
+/// Who asked for it, as far as the client said.
+fn requester(shown: &ShowActionResponse) -> String {
+    let tool = if shown.tool.is_empty() { "a client without a name".into() } else { text::escape_line(&shown.tool) };
+    match shown.invocation.as_str() {
+        "" => tool,
+        invocation => format!("{tool}, invocation {}", text::escape_line(invocation)),
+    }
+}
+
 fn page(shown: &ShowActionResponse) -> String {
-    let named = |text: &str| if text.is_empty() { "-".into() } else { text::escape_line(text) };
+    let is_done = shown.stage == "done";
     let mut page = format!(
-        "{}: {} for {}, {} after {}\nasked by {}, invocation {}; {} answered; on {}\n",
-        named(&shown.operation),
-        named(&shown.mnemonic),
-        named(&shown.target),
-        named(&shown.stage),
+        "{}:{} {} after {}\nasked by {}; {} {}; {}\n",
+        text::escape_line(&shown.operation),
+        purpose(shown),
+        text::escape_line(&shown.stage),
         milliseconds(shown.total_us),
-        named(&shown.tool),
-        named(&shown.invocation),
+        requester(shown),
         text::counted(u64::from(shown.requests), "request", "requests"),
-        named(&shown.agent),
+        if is_done { "answered" } else { "waiting for it" },
+        if shown.agent.is_empty() { "on no agent".into() } else { format!("on {}", text::escape_line(&shown.agent)) },
     );
-    if shown.stage == "done" {
+    if is_done {
         page.push_str(&format!("status {}, exit code {}", shown.code, shown.exit_code));
         if !shown.message.is_empty() {
             page.push_str(&format!(": {}", text::escape_line(&shown.message)));
@@ -197,6 +215,27 @@ mod tests {
 
         advice: the time is the command's own
         ");
+    }
+
+    #[test]
+    fn what_a_client_does_not_say_is_left_out() {
+        let shown = ShowActionResponse {
+            operation: "operations/0f".into(),
+            stage: "queued".into(),
+            requests: 1,
+            queue_us: 1_250,
+            total_us: 1_250,
+            ..ShowActionResponse::default()
+        };
+        let page = page(&shown);
+        let head: Vec<&str> = page.lines().take(2).collect();
+        assert_eq!(
+            head,
+            [
+                "operations/0f: queued after 1.250 ms",
+                "asked by a client without a name; 1 request waiting for it; on no agent"
+            ]
+        );
     }
 
     #[test]

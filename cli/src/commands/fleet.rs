@@ -165,6 +165,11 @@ fn services_table(agents: &[AgentStatus]) -> Table {
     table
 }
 
+/// A text of a client, which may have said nothing.
+fn said(text: &str) -> String {
+    if text.is_empty() { "-".into() } else { text::escape_line(text) }
+}
+
 /// Actions on agents, then those that wait.
 fn actions_table(status: &FleetStatusResponse) -> Table {
     let mut table = Table::new(&[
@@ -181,19 +186,19 @@ fn actions_table(status: &FleetStatusResponse) -> Table {
                 text::escape_line(&agent.name),
                 text::escape_line(&attempt.stage),
                 text::millis(attempt.age_ms),
-                text::escape_line(&attempt.mnemonic),
-                text::escape_line(&attempt.target),
+                said(&attempt.mnemonic),
+                said(&attempt.target),
                 text::escape_line(&attempt.operation),
             ]);
         }
     }
     for action in &status.waiting_actions {
         table.row([
-            String::new(),
+            "-".into(),
             "queued".into(),
             text::millis(action.age_ms),
-            text::escape_line(&action.mnemonic),
-            text::escape_line(&action.target),
+            said(&action.mnemonic),
+            said(&action.target),
             text::escape_line(&action.operation),
         ]);
     }
@@ -350,7 +355,7 @@ mod tests {
 
         agent    stage        age  action      for              operation
         build-1  running  0.300 s  CppCompile  //shapes:volume  operations/0f
-                 queued   0.020 s  CppLink     //shapes         operations/10
+        -        queued   0.020 s  CppLink     //shapes         operations/10
 
         agent    warm services     idle  key
         build-1  postgres redis  2.50 s  0123456789ab
