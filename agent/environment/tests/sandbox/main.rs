@@ -5,6 +5,7 @@ mod kills;
 mod leftovers;
 mod probes;
 mod remains;
+mod runtimes;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
