@@ -65,6 +65,14 @@ pub(crate) trait ControlGroup: Send {
     fn begin(&mut self, memory_bytes: u64, processes: u32) -> io::Result<()>;
     /// What was used since `begin`.
     fn usage(&self) -> GroupUsage;
+    /// Has everything in it stand still, the launcher included; false where the machine can't. It takes a moment: see [`Self::is_frozen`].
+    fn freeze(&self) -> bool;
+    /// Whether everything stands still.
+    fn is_frozen(&self) -> bool;
+    /// Lets everything go on, or die.
+    fn thaw(&self);
+    /// The processes in it.
+    fn processes(&self) -> Vec<u32>;
 }
 
 /// The way in which this machine limits.
@@ -126,6 +134,10 @@ impl Groups {
                     // It may have ended since.
                     let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
                 }
+                // Its owner may have died while it stood still; what stands still in version 1 does not die. Each file is of one version only.
+                for (name, value) in [("freezer.state", "THAWED"), ("cgroup.kill", "1"), ("cgroup.freeze", "0")] {
+                    let _ = set(&entry.path(), name, value);
+                }
                 remove(&entry.path());
             }
         }
@@ -150,6 +162,12 @@ fn start_time(process: u32) -> Option<u64> {
 fn processes(path: &Path) -> Vec<nix::unistd::Pid> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).filter(|id| *id > 0).map(nix::unistd::Pid::from_raw).collect()
+}
+
+/// The processes in a directory, as numbers.
+fn members(directory: &Path) -> Vec<u32> {
+    let found = processes(&directory.join("cgroup.procs"));
+    found.into_iter().filter_map(|process| u32::try_from(process.as_raw()).ok()).collect()
 }
 
 fn remove(directory: &Path) {
@@ -238,6 +256,20 @@ impl ControlGroup for NoGroup {
 
     fn usage(&self) -> GroupUsage {
         GroupUsage::default()
+    }
+
+    fn freeze(&self) -> bool {
+        false
+    }
+
+    fn is_frozen(&self) -> bool {
+        false
+    }
+
+    fn thaw(&self) {}
+
+    fn processes(&self) -> Vec<u32> {
+        Vec::new()
     }
 }
 

@@ -55,7 +55,7 @@ use self::network::Members;
 use self::plan::{Host, Plan, Shape, make_plan, masked};
 use self::protocol::{Report, ReportKind};
 use self::skeleton::Skeleton;
-use self::slot::{FreeSlots, Slot, SlotLease};
+use self::slot::{FreeSlots, Look, Slot, SlotLease};
 use crate::collect::{Root, collect_all};
 use crate::groups::Groups;
 use crate::kill::Killed;
@@ -300,7 +300,7 @@ impl Place {
         let killed = Killed::default();
         let limit = OutputLimit::new(self.spec.output_bytes);
         let exceeded = || killed.set(KillReason::Output);
-        let mut seen = 1;
+        let mut seen = Look { processes: 1, ..Look::default() };
         let (ended, standard, error) = tokio::join!(
             self.ended(&killed, &switch, started, &mut seen),
             pump(&standard, OutputStream::Standard, &output, &limit, exceeded),
@@ -310,18 +310,32 @@ impl Place {
         standard.and(error).map_err(|error| step("read the program's output", error))?;
         let ending = Ending { report, killed: killed.get(), ended_at, execution: ended_at - started };
         let mut exit = self.finish(ending).await?;
-        exit.usage.written_bytes = exit.usage.written_bytes.max(limit.written());
-        exit.usage.processes_peak = exit.usage.processes_peak.max(seen);
+        let usage = &mut exit.usage;
+        usage.written_bytes = usage.written_bytes.max(limit.written()).max(seen.written_bytes);
+        usage.processes_peak = usage.processes_peak.max(seen.processes);
+        usage.processes_created = usage.processes_created.max(seen.created.into());
         Ok(exit)
     }
 
-    /// Waits for the program's end, and kills it when that is asked for. Most processes that were `seen` at one time are told.
+    /// Puts an end to everything in the place: it stands still, is looked at, and is killed with the first process, so that nothing gets out of the way
+    /// in between. That it is dead, and that nobody is left, is waited for when the place is left, before anything of it is read.
+    async fn end_all(&self, seen: &mut Look) {
+        if let Ok(look) = self.slot.freeze().await {
+            seen.processes = seen.processes.max(look.processes);
+            (seen.written_bytes, seen.created) = (look.written_bytes, look.created);
+        }
+        self.process.get_ref().kill();
+        // In version 1 what stands still does not die.
+        self.slot.thaw();
+    }
+
+    /// Waits for the program's end, and kills it when that is asked for. What is `seen` of it on the way is told.
     async fn ended(
         &self,
         killed: &Killed,
         switch: &KillSwitch,
         started: Instant,
-        seen: &mut u32,
+        seen: &mut Look,
     ) -> io::Result<(Option<Report>, Instant)> {
         let mut report: Option<Report> = None;
         let mut ended_at = started;
@@ -356,13 +370,13 @@ impl Place {
                 }
                 () = switch.pulled(), if killed.get().is_none() => {
                     killed.set(KillReason::Requested);
-                    self.process.get_ref().kill();
+                    self.end_all(seen).await;
                 }
-                () = killed.pulled() => self.process.get_ref().kill(),
+                () = killed.pulled() => self.end_all(seen).await,
                 // Most programs end when they are refused a process; those that try for ever would pass as slow.
                 _ = look.tick(), if killed.get().is_none() => {
                     let usage = self.slot.usage().unwrap_or_default();
-                    *seen = usage.processes.max(*seen);
+                    seen.processes = seen.processes.max(usage.processes);
                     if usage.refused_processes > 0 {
                         killed.set(KillReason::Processes);
                     }
@@ -375,7 +389,11 @@ impl Place {
         let Ending { report, killed, ended_at, execution } = ending;
         let cpu = match &report {
             Some(report) if is_alone(report) => Duration::from_nanos(report.cpu_nanoseconds),
-            _ => self.slot.reap().await?.cpu,
+            _ => {
+                let cpu = self.slot.reap().await?.cpu;
+                self.slot.wait_until_empty().await?;
+                cpu
+            }
         };
         let usage = self.slot.usage()?;
         let killed = killed.or_else(|| usage.excess());

@@ -127,13 +127,13 @@ pub struct ResourceUsage {
     pub memory_peak_bytes: u64,
     /// Processor time, user and system.
     pub cpu: Duration,
-    /// Bytes written, to files, pipes and terminals, by the program and all that it started; of one that was killed, at least the output that
-    /// was read.
+    /// Bytes written, to files, pipes and terminals, by the program and all that it started. Of one that was killed in a sandbox, what was
+    /// seen of those that still lived and the dead that they had waited for, and at least the output that was read.
     pub written_bytes: u64,
     /// Most processes and threads at one time. It is looked at ten times in a second and at the end, so that a shorter rise may be missed unless
     /// it is the highest that the slot has had.
     pub processes_peak: u32,
-    /// Processes and threads that were started; nothing is known of a program that was killed, or on a bare host.
+    /// Processes and threads that were started; of a program that was killed at least so many, and on a bare host nothing.
     pub processes_created: u64,
 }
 

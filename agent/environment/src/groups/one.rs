@@ -6,13 +6,17 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{ControlGroup, GroupUsage, OWN_PROCESSES, door, mounted, of_program, own_directory, remove, set, value_of};
+use super::{
+    ControlGroup, GroupUsage, OWN_PROCESSES, door, members, mounted, of_program, own_directory, remove, set, value_of,
+};
 
 /// The directories that groups are made in.
 #[derive(Debug)]
 pub(crate) struct Trees {
     memory: PathBuf,
     processes: PathBuf,
+    /// Not everywhere, and not for every user; without it what is killed goes on until it is dead.
+    freezer: Option<PathBuf>,
     /// Not everywhere; without it processor time is what the kernel tells about dead children.
     cpu: Option<PathBuf>,
 }
@@ -26,11 +30,12 @@ impl Trees {
             own_directory(&mount, memberships, controller)
         };
         let (memory, processes) = (tree("memory")?, tree("pids")?);
-        Some(Ok(Self { memory, processes, cpu: tree("cpuacct") }))
+        Some(Ok(Self { memory, processes, freezer: tree("freezer"), cpu: tree("cpuacct") }))
     }
 
     pub(super) fn parents(&self) -> Vec<PathBuf> {
-        [&self.memory, &self.processes].into_iter().chain(&self.cpu).cloned().collect()
+        // The freezer first: what stands still there keeps the others in use.
+        self.freezer.iter().chain([&self.memory, &self.processes]).chain(&self.cpu).cloned().collect()
     }
 
     pub(super) fn create(&self, name: &str) -> io::Result<Group> {
@@ -45,6 +50,10 @@ impl Trees {
             }
         };
         let mut group = Group::default();
+        if let Some(Ok(freezer)) = self.freezer.as_deref().map(made) {
+            group.directories.push(freezer.clone());
+            group.freezer = Some(freezer);
+        }
         for (parent, place) in [
             (Some(&self.memory), &mut group.memory),
             (Some(&self.processes), &mut group.processes),
@@ -97,6 +106,7 @@ pub(super) struct Group {
     memory: Option<PathBuf>,
     processes: Option<PathBuf>,
     cpu: Option<PathBuf>,
+    freezer: Option<PathBuf>,
     /// What is set now, so that it is written only when it changes.
     limits: Option<(u64, u32)>,
     /// The kernel's counter when the present use began.
@@ -174,6 +184,30 @@ impl ControlGroup for Group {
             processes: of_program(number(self.process_count.as_ref())),
             processes_peak: of_program((mark > self.mark).then_some(mark)),
         }
+    }
+
+    fn freeze(&self) -> bool {
+        self.set_freezer("FROZEN")
+    }
+
+    fn is_frozen(&self) -> bool {
+        let state =
+            self.freezer.as_deref().and_then(|directory| fs::read_to_string(directory.join("freezer.state")).ok());
+        state.is_some_and(|state| state.trim() == "FROZEN")
+    }
+
+    fn thaw(&self) {
+        self.set_freezer("THAWED");
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.processes.as_deref().map(members).unwrap_or_default()
+    }
+}
+
+impl Group {
+    fn set_freezer(&self, state: &str) -> bool {
+        self.freezer.as_deref().is_some_and(|directory| set(directory, "freezer.state", state).is_ok())
     }
 }
 

@@ -118,6 +118,11 @@ impl Launcher {
         Ok(launcher)
     }
 
+    /// Its process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn control(&self) -> io::Result<BorrowedFd<'_>> {
         self.control.as_ref().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }

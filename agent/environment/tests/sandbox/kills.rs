@@ -108,6 +108,31 @@ async fn processes_are_counted_as_they_are_started_and_at_one_time() {
 }
 
 #[tokio::test]
+async fn what_is_killed_stands_still_first_and_is_looked_at() {
+    let place = Place::new();
+    let switch = KillSwitch::default();
+    let puller = switch.clone();
+    // Forks as fast as it can, so that a look at moving processes would miss some and a kill of each would never end.
+    let script = "head -c 300000 /dev/zero > file; echo ready; while :; do (:) & done";
+    let mut spec = shell(script);
+    spec.collect = vec!["/project/file".into()];
+    let pull = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        puller.pull();
+    };
+    let (ended, ()) = tokio::join!(place.run_until(spec, switch), pull);
+    let (exit, _) = ended.expect("an exit");
+    assert!(matches!(exit.killed, Some(KillReason::Requested | KillReason::Processes)), "{exit:?}");
+    assert_eq!(exit.collected.first().map(|(_, bytes)| bytes.len()), Some(300_000), "read when all are dead");
+    if place.sandbox.check_readiness().expect("sandboxes work here").notes.is_empty() {
+        assert!(exit.usage.written_bytes >= 300_000, "{:?}", exit.usage);
+        assert!(exit.usage.processes_created >= 2, "{:?}", exit.usage);
+    }
+    let (exit, _) = place.run(shell("exit 4")).await.expect("the slot works on");
+    assert_eq!(exit.status, ExitStatus::Code(4));
+}
+
+#[tokio::test]
 async fn of_a_killed_program_at_least_its_output_is_known_as_written() {
     let place = Place::new();
     let mut spec = shell("yes");
