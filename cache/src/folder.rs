@@ -126,6 +126,16 @@ impl Folder {
         Ok(Self { descriptor: nix::fcntl::open(path, flags, Mode::empty())? })
     }
 
+    /// Opens a regular file beneath for reading, by a path that is not trusted, following no link.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; also when it is something else than a file.
+    pub fn open_file(&self, path: &Path) -> io::Result<File> {
+        let file = self.file(path, false)?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("is no regular file")) }
+    }
+
     /// Opens what lies beneath, by a path that is not trusted, following no link.
     fn beneath(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve = ResolveFlag::RESOLVE_BENEATH

@@ -306,5 +306,13 @@ pub const IMAGE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 pub const IMAGE_EXPANSION_RATIO_MAX: u64 = 200;
 /// Bytes that a compressed archive may become whatever its own size.
 pub const IMAGE_EXPANSION_BYTES_FREE: u64 = 64 * 1024 * 1024;
+/// Layers of an image; as many as Docker takes.
+pub const IMAGE_LAYERS_MAX: usize = 127;
+/// An index, a manifest or a configuration of an image, in bytes; what registries take at most.
+pub const IMAGE_DOCUMENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Manifests that the indexes of an image layout may name.
+pub const IMAGE_MANIFESTS_MAX: usize = 1000;
+/// Indexes in indexes.
+pub const IMAGE_INDEX_DEPTH_MAX: usize = 4;
 /// One header of an archive that has a content (a long name, extended attributes), in bytes.
 pub const IMAGE_HEADER_BYTES_MAX: u64 = 1024 * 1024;

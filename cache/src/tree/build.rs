@@ -14,14 +14,14 @@ use super::node::{Directory, Entry, Node, TreeError, check_name, check_target};
 /// Paths are relative to the tree's root; one leading slash means the same. The order of insertion makes no difference.
 #[derive(Clone, Debug, Default)]
 pub struct TreeBuilder {
-    root: Folder,
-    nodes: usize,
+    pub(super) root: Folder,
+    pub(super) nodes: usize,
 }
 
-type Folder = BTreeMap<String, Item>;
+pub(super) type Folder = BTreeMap<String, Item>;
 
 #[derive(Clone, Debug)]
-enum Item {
+pub(super) enum Item {
     Folder(Folder),
     Leaf(Node),
 }
@@ -146,7 +146,7 @@ impl TreeBuilder {
     }
 }
 
-fn check_nodes(nodes: usize) -> Result<(), TreeError> {
+pub(super) fn check_nodes(nodes: usize) -> Result<(), TreeError> {
     if nodes > TREE_NODES_MAX {
         return Err(TreeError::Limit { what: "the number of nodes in a tree", limit: TREE_NODES_MAX });
     }
@@ -173,7 +173,7 @@ fn merge_folder(into: &mut Folder, from: Folder, nodes: &mut usize) -> Result<()
     Ok(())
 }
 
-fn count(item: &Item) -> usize {
+pub(super) fn count(item: &Item) -> usize {
     match item {
         Item::Leaf(_) => 1,
         Item::Folder(folder) => 1 + folder.values().map(count).sum::<usize>(),

@@ -5,6 +5,7 @@
 
 mod build;
 mod node;
+mod overlay;
 mod walk;
 
 pub use build::{Tree, TreeBuilder};

@@ -23,6 +23,9 @@ pub enum TreeError {
     /// The same name twice.
     #[error("{0:?} occurs twice")]
     Duplicate(String),
+    /// A name that is no directory, although something was to be below it.
+    #[error("{0:?} is no directory, and something lies below it")]
+    Below(String),
     /// A digest that is missing or not one.
     #[error("{0:?} has no valid digest")]
     Digest(String),

@@ -189,3 +189,25 @@ fn a_path_is_one_thing() {
     other.insert_symlink("a/b", "x").unwrap();
     assert!(matches!(builder.merge(other), Err(TreeError::Duplicate(_))));
 }
+
+#[test]
+fn a_tree_over_another_replaces_leaves_and_joins_directories() {
+    let digest = Digest::of(b"");
+    let build = |paths: &[&str]| {
+        let mut builder = TreeBuilder::new();
+        paths.iter().for_each(|path| builder.insert_file(path, digest, false).unwrap());
+        builder
+    };
+    let mut lower = build(&["a/b", "a/c/d", "e", "f/g/h"]);
+    assert_eq!(lower.leaf("a/b"), Some(&Node::File { digest, executable: false }));
+    assert_eq!((lower.leaf("a/c"), lower.leaf("e/x"), lower.leaf("")), (None, None, None));
+    lower.remove("a/c").unwrap();
+    lower.remove("not/there").unwrap();
+    lower.clear("f").unwrap();
+    assert_eq!(lower.remove("e/x"), Err(TreeError::Below("e".into())));
+    assert_eq!(lower.clear("e"), Err(TreeError::Below("e".into())));
+    lower.lay_over(build(&["a/n", "f"])).unwrap();
+    assert_eq!(lower.clone().lay_over(build(&["e/x"])), Err(TreeError::Below("e".into())));
+    let expected = build(&["a/b", "a/n", "e", "f"]);
+    assert_eq!((lower.nodes, lower.finish().unwrap()), (expected.nodes, expected.finish().unwrap()));
+}

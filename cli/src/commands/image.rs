@@ -4,26 +4,25 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use muster_cache::UploadStats;
-use muster_model::Digest;
 use serde_json::json;
 
 use super::fleet_access::{AskArguments, ask};
 use super::{Format, answer, answer_json};
 use crate::error::ExpectedError;
-use crate::image::{ImageError, Lost, RootFileSystem, read_archive};
+use crate::image::{Image, ImageError, read_image};
 use crate::{submit, text};
 
 /// `muster image …`
 #[derive(Debug, Subcommand)]
 pub(super) enum ImageCommand {
-    /// Store a root file system, and print its digest for `image` in an [environment.NAME] of muster.toml
+    /// Store an image, and print its digest for `image` in an [environment.NAME] of muster.toml
     Import(ImportArguments),
 }
 
 /// `muster image import`
 #[derive(Debug, Args)]
 pub(super) struct ImportArguments {
-    /// A tar archive of a root file system, plain or compressed with gzip or zstd
+    /// A tar archive, plain or compressed: a root file system, what docker save wrote, or an OCI layout, which may be a directory too
     #[arg(value_name = "ARCHIVE")]
     archive: PathBuf,
     #[command(flatten)]
@@ -49,9 +48,11 @@ impl ImportArguments {
         let stats = ask(&self.ask, true, async |client| Ok(submit::upload(&client, &image.blobs).await?)).await?;
         drop(directory);
         match self.ask.format {
-            Format::Human => answer(&describe(&root, &image.lost, &stats)),
+            Format::Human => answer(&describe(&image, &stats)),
             Format::Json => answer_json(&json!({
                 "image": root.to_string(),
+                "form": image.form.name(),
+                "layers": image.layers,
                 "files": image.tree.files.len(),
                 "uploaded_blobs": stats.uploaded_blobs,
                 "uploaded_bytes": stats.uploaded_bytes,
@@ -68,12 +69,12 @@ impl ImportArguments {
 }
 
 /// Reads the archive where that may block; its files stay as long as the directory.
-async fn read(archive: PathBuf) -> Result<(RootFileSystem, tempfile::TempDir), ExpectedError> {
+async fn read(archive: PathBuf) -> Result<(Image, tempfile::TempDir), ExpectedError> {
     let reading = tokio::task::spawn_blocking(move || {
         let kept = std::env::temp_dir();
         let directory = tempfile::Builder::new().prefix("muster-image-").tempdir();
         let directory = directory.map_err(|source| ImageError::Keep { path: kept, source })?;
-        Ok((read_archive(&archive, directory.path())?, directory))
+        Ok((read_image(&archive, directory.path())?, directory))
     });
     match reading.await {
         Ok(read) => read,
@@ -82,9 +83,11 @@ async fn read(archive: PathBuf) -> Result<(RootFileSystem, tempfile::TempDir), E
     }
 }
 
-fn describe(root: &Digest, lost: &Lost, stats: &UploadStats) -> String {
+fn describe(image: &Image, stats: &UploadStats) -> String {
+    let lost = image.lost;
     let mut words = format!(
-        "{root}\nuploaded {} ({}), {} were there\n",
+        "{}\nuploaded {} ({}), {} were there\n",
+        image.tree.root,
         text::counted(stats.uploaded_blobs, "blob", "blobs"),
         text::size(stats.uploaded_bytes),
         stats.reused_blobs

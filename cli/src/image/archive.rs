@@ -1,17 +1,17 @@
-//! From the entries of an archive to a tree.
+//! From the entries of an archive to a tree, or to a layer over one.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use muster_cache::Hasher;
-use muster_cache::tree::{TreeBuilder, TreeError};
+use muster_cache::tree::{Node, TreeBuilder};
 use muster_model::limits::{CHUNK_BYTES_MAX, IMAGE_HEADER_BYTES_MAX, PATH_BYTES_MAX, TREE_NODES_MAX};
 use muster_model::{Digest, DigestFunction};
 use tar::{Archive, Entry, EntryType, PaxExtensions};
 
-use super::{ImageError, Lost, RootFileSystem};
+use super::layer::Layer;
+use super::{ImageError, Lost};
 use crate::project::{BlobSet, BlobSource};
 
 /// Any of these bits lets somebody execute a file.
@@ -20,6 +20,10 @@ const EXECUTABLE_BITS: u32 = 0o111;
 const SET_ID_BITS: u32 = 0o6000;
 /// What a layer's archive calls the names that it hides (OCI image specification, "Whiteouts").
 const WHITEOUT_PREFIX: &str = ".wh.";
+/// What it calls names that are about a layer itself.
+const METADATA_PREFIX: &str = ".wh..wh.";
+/// The one of them that hides everything in its directory.
+const OPAQUE: &str = ".wh..wh..opq";
 
 /// What headers before an entry say of it.
 #[derive(Default)]
@@ -29,130 +33,24 @@ struct Told {
     size: Option<u64>,
 }
 
-/// An archive that is being read.
-pub(super) struct Reading<'a> {
+/// What all archives of one image share: files that were kept until they are uploaded, and what is counted.
+pub(super) struct Kept<'a> {
     directory: &'a Path,
-    tree: TreeBuilder,
-    /// Files by name, which hard links may name.
-    files: HashMap<String, (Digest, bool)>,
-    blobs: BlobSet,
-    lost: Lost,
-    kept: u64,
+    pub(super) blobs: BlobSet,
+    pub(super) lost: Lost,
+    files: u64,
+    entries: usize,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> Kept<'a> {
     /// Keeps files in `directory`.
     pub(super) fn new(directory: &'a Path) -> Self {
-        Self {
-            directory,
-            tree: TreeBuilder::new(),
-            files: HashMap::new(),
-            blobs: BlobSet::default(),
-            lost: Lost::default(),
-            kept: 0,
-        }
+        Self { directory, blobs: BlobSet::default(), lost: Lost::default(), files: 0, entries: 0 }
     }
 
-    /// Reads every entry.
-    pub(super) fn read(mut self, archive: &mut Archive<impl Read>) -> Result<RootFileSystem, ImageError> {
-        let mut told = Told::default();
-        // Raw: the headers that belong to an entry are read here, where their size is bounded and where they are compared.
-        for (count, entry) in archive.entries().map_err(ImageError::archive)?.raw(true).enumerate() {
-            let mut entry = entry.map_err(ImageError::archive)?;
-            if count >= TREE_NODES_MAX {
-                return Err(ImageError::Whole("has more entries than a tree may have"));
-            }
-            match entry.header().entry_type() {
-                EntryType::GNULongName => told.name = Some(long_name(&mut entry)?),
-                EntryType::GNULongLink => told.link = Some(long_name(&mut entry)?),
-                EntryType::XHeader => self.extensions(&mut entry, &mut told)?,
-                EntryType::XGlobalHeader => global(&mut entry)?,
-                kind => self.entry(&mut entry, kind, std::mem::take(&mut told))?,
-            }
-        }
-        if self.tree.is_empty() {
-            return Err(ImageError::Whole("holds no file"));
-        }
-        let tree = self.tree.finish().map_err(|source| ImageError::Tree { name: "/".into(), source })?;
-        for (digest, bytes) in &tree.directories {
-            self.blobs.insert(*digest, BlobSource::Bytes(bytes.clone()));
-        }
-        Ok(RootFileSystem { tree, blobs: self.blobs, lost: self.lost })
-    }
-
-    fn extensions(&mut self, entry: &mut Entry<'_, impl Read>, told: &mut Told) -> Result<(), ImageError> {
-        let bytes = header_bytes(entry)?;
-        for extension in PaxExtensions::new(&bytes) {
-            let extension = extension.map_err(ImageError::archive)?;
-            let wrong = |why: &str| refuse(extension.key_bytes(), why);
-            match extension.key_bytes() {
-                b"path" => told.name = Some(extension.value_bytes().to_vec()),
-                b"linkpath" => told.link = Some(extension.value_bytes().to_vec()),
-                b"size" => {
-                    let size = extension.value().ok().and_then(|value| value.parse().ok());
-                    told.size = Some(size.ok_or_else(|| wrong("is no number"))?);
-                }
-                key if key.starts_with(b"GNU.sparse") => return Err(wrong("belongs to a sparse file")),
-                key if key.starts_with(b"SCHILY.xattr.") => self.lost.extended_attributes += 1,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, entry: &mut Entry<'_, impl Read>, kind: EntryType, told: Told) -> Result<(), ImageError> {
-        let bytes = told.name.unwrap_or_else(|| entry.header().path_bytes().into_owned());
-        let path = clean(&bytes)?;
-        let header = entry.header();
-        let size = header.entry_size().map_err(ImageError::archive)?;
-        if told.size.is_some_and(|told| told != size) {
-            return Err(refuse(&bytes, "has two sizes"));
-        }
-        let mode = header.mode().map_err(ImageError::archive)?;
-        let is_owned = [header.uid(), header.gid()].into_iter().any(|id| id.is_ok_and(|id| id != 0));
-        self.lost.owned_entries += u64::from(is_owned);
-        let unfit = |source: TreeError| ImageError::Tree { name: path.clone(), source };
-        let link = told.link.or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
-        match kind {
-            EntryType::Directory => self.tree.insert_directory(&path).map_err(unfit),
-            EntryType::Regular | EntryType::Continuous => {
-                if self.files.contains_key(&path) {
-                    return Err(refuse(&bytes, "is there twice"));
-                }
-                self.lost.set_id_files += u64::from(mode & SET_ID_BITS != 0);
-                let file = (self.keep(entry, &bytes, size)?, mode & EXECUTABLE_BITS != 0);
-                self.tree.insert_file(&path, file.0, file.1).map_err(unfit)?;
-                self.files.insert(path, file);
-                Ok(())
-            }
-            EntryType::Link => {
-                let target = clean(&link.unwrap_or_default())?;
-                let file = self.files.get(&target).copied();
-                let file =
-                    file.ok_or_else(|| refuse(&bytes, "is a hard link to a file that did not come before it"))?;
-                if self.files.contains_key(&path) {
-                    return Err(refuse(&bytes, "is there twice"));
-                }
-                self.tree.insert_file(&path, file.0, file.1).map_err(unfit)?;
-                self.files.insert(path, file);
-                Ok(())
-            }
-            EntryType::Symlink => {
-                let target = String::from_utf8(link.unwrap_or_default());
-                let target = target.map_err(|_| refuse(&bytes, "points at a name that is not UTF-8"))?;
-                self.tree.insert_symlink(&path, &target).map_err(unfit)
-            }
-            EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                self.lost.special_files += 1;
-                Ok(())
-            }
-            _ => Err(refuse(&bytes, "is of a kind that is not taken")),
-        }
-    }
-
-    /// Copies a file out of the archive and hashes it on the way.
+    /// Copies a file out of an archive and hashes it on the way.
     fn keep(&mut self, entry: &mut Entry<'_, impl Read>, name: &[u8], size: u64) -> Result<Digest, ImageError> {
-        let path: PathBuf = self.directory.join(self.kept.to_string());
+        let path: PathBuf = self.directory.join(self.files.to_string());
         let failed = |source: io::Error| ImageError::Keep { path: path.clone(), source };
         let mut file = File::create_new(&path).map_err(failed)?;
         let mut hasher = Hasher::new(DigestFunction::Blake3);
@@ -172,11 +70,159 @@ impl<'a> Reading<'a> {
         if self.blobs.get(&digest).is_some() {
             fs::remove_file(&path).map_err(failed)?;
         } else {
-            self.kept += 1;
+            self.files += 1;
             self.blobs.insert(digest, BlobSource::File(path));
         }
         Ok(digest)
     }
+}
+
+/// An archive that is being read.
+pub(super) struct Reading<'a, 'kept> {
+    kept: &'a mut Kept<'kept>,
+    /// What a layer lies over; None for what is no layer.
+    beneath: Option<&'a TreeBuilder>,
+    layer: Layer,
+}
+
+impl<'a, 'kept> Reading<'a, 'kept> {
+    /// An archive that stands for itself.
+    pub(super) fn whole(kept: &'a mut Kept<'kept>) -> Self {
+        Self { kept, beneath: None, layer: Layer::default() }
+    }
+
+    /// An archive that changes what lies beneath it.
+    pub(super) fn layer(kept: &'a mut Kept<'kept>, beneath: &'a TreeBuilder) -> Self {
+        Self { kept, beneath: Some(beneath), layer: Layer::default() }
+    }
+
+    /// Reads every entry.
+    pub(super) fn read(mut self, archive: &mut Archive<impl Read>) -> Result<Layer, ImageError> {
+        let mut told = Told::default();
+        // Raw: the headers that belong to an entry are read here, where their size is bounded and where they are compared.
+        for entry in archive.entries().map_err(ImageError::archive)?.raw(true) {
+            let mut entry = entry.map_err(ImageError::archive)?;
+            self.kept.entries += 1;
+            if self.kept.entries > TREE_NODES_MAX {
+                return Err(ImageError::Whole("has more entries than a tree may have"));
+            }
+            match entry.header().entry_type() {
+                EntryType::GNULongName => told.name = Some(long_name(&mut entry)?),
+                EntryType::GNULongLink => told.link = Some(long_name(&mut entry)?),
+                EntryType::XHeader => self.extensions(&mut entry, &mut told)?,
+                EntryType::XGlobalHeader => global(&mut entry)?,
+                kind => self.entry(&mut entry, kind, std::mem::take(&mut told))?,
+            }
+        }
+        Ok(self.layer)
+    }
+
+    fn extensions(&mut self, entry: &mut Entry<'_, impl Read>, told: &mut Told) -> Result<(), ImageError> {
+        let bytes = header_bytes(entry)?;
+        for extension in PaxExtensions::new(&bytes) {
+            let extension = extension.map_err(ImageError::archive)?;
+            let wrong = |why: &str| refuse(extension.key_bytes(), why);
+            match extension.key_bytes() {
+                b"path" => told.name = Some(extension.value_bytes().to_vec()),
+                b"linkpath" => told.link = Some(extension.value_bytes().to_vec()),
+                b"size" => {
+                    let size = extension.value().ok().and_then(|value| value.parse().ok());
+                    told.size = Some(size.ok_or_else(|| wrong("is no number"))?);
+                }
+                key if key.starts_with(b"GNU.sparse") => return Err(wrong("belongs to a sparse file")),
+                key if key.starts_with(b"SCHILY.xattr.") => self.kept.lost.extended_attributes += 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &mut Entry<'_, impl Read>, kind: EntryType, told: Told) -> Result<(), ImageError> {
+        let bytes = told.name.unwrap_or_else(|| entry.header().path_bytes().into_owned());
+        let path = clean(&bytes)?;
+        if has_whiteout(&path) {
+            return self.whiteout(&bytes, &path);
+        }
+        let header = entry.header();
+        let size = header.entry_size().map_err(ImageError::archive)?;
+        if told.size.is_some_and(|told| told != size) {
+            return Err(refuse(&bytes, "has two sizes"));
+        }
+        let mode = header.mode().map_err(ImageError::archive)?;
+        let is_owned = [header.uid(), header.gid()].into_iter().any(|id| id.is_ok_and(|id| id != 0));
+        self.kept.lost.owned_entries += u64::from(is_owned);
+        let link = told.link.or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+        match kind {
+            EntryType::Directory => {
+                self.layer.tree.insert_directory(&path).map_err(ImageError::tree(&path))?;
+                self.layer.directories.push(path);
+                Ok(())
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                self.refuse_second(&bytes, &path)?;
+                self.kept.lost.set_id_files += u64::from(mode & SET_ID_BITS != 0);
+                let digest = self.kept.keep(entry, &bytes, size)?;
+                let is_executable = mode & EXECUTABLE_BITS != 0;
+                self.layer.tree.insert_file(&path, digest, is_executable).map_err(ImageError::tree(&path))
+            }
+            EntryType::Link => {
+                let target = clean(&link.unwrap_or_default())?;
+                let here = self.layer.tree.leaf(&target);
+                let found = here.or_else(|| self.beneath.and_then(|beneath| beneath.leaf(&target)));
+                let Some(Node::File { digest, executable }) = found.cloned() else {
+                    return Err(refuse(&bytes, "is a hard link to a file that did not come before it"));
+                };
+                self.refuse_second(&bytes, &path)?;
+                self.layer.tree.insert_file(&path, digest, executable).map_err(ImageError::tree(&path))
+            }
+            EntryType::Symlink => {
+                let target = String::from_utf8(link.unwrap_or_default());
+                let target = target.map_err(|_| refuse(&bytes, "points at a name that is not UTF-8"))?;
+                self.layer.tree.insert_symlink(&path, &target).map_err(ImageError::tree(&path))
+            }
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                self.kept.lost.special_files += 1;
+                Ok(())
+            }
+            _ => Err(refuse(&bytes, "is of a kind that is not taken")),
+        }
+    }
+
+    fn refuse_second(&self, bytes: &[u8], path: &str) -> Result<(), ImageError> {
+        match self.layer.tree.leaf(path) {
+            Some(Node::File { .. }) => Err(refuse(bytes, "is there twice")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A name that hides another one (OCI image specification, "Whiteouts").
+    fn whiteout(&mut self, bytes: &[u8], path: &str) -> Result<(), ImageError> {
+        if self.beneath.is_none() {
+            return Err(refuse(bytes, "hides something of another layer, and a root file system has none"));
+        }
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if name == OPAQUE && !has_whiteout(parent) {
+            self.layer.emptied.push(parent.to_owned());
+            return Ok(());
+        }
+        if path.split('/').any(|part| part.starts_with(METADATA_PREFIX)) {
+            // What AUFS kept for itself, and what old versions of Docker let into layers.
+            return Ok(());
+        }
+        let hidden = name.strip_prefix(WHITEOUT_PREFIX).filter(|hidden| !matches!(*hidden, "" | "." | ".."));
+        match hidden {
+            Some(hidden) if !has_whiteout(parent) && !hidden.starts_with(WHITEOUT_PREFIX) => {
+                let separator = if parent.is_empty() { "" } else { "/" };
+                self.layer.hidden.push(format!("{parent}{separator}{hidden}"));
+                Ok(())
+            }
+            _ => Err(refuse(bytes, "hides nothing that can be there")),
+        }
+    }
+}
+
+fn has_whiteout(path: &str) -> bool {
+    path.split('/').any(|part| part.starts_with(WHITEOUT_PREFIX))
 }
 
 fn refuse(name: &[u8], why: &str) -> ImageError {
@@ -196,9 +242,6 @@ fn clean(bytes: &[u8]) -> Result<String, ImageError> {
     let parts: Vec<&str> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     if parts.contains(&"..") {
         return Err(refuse(bytes, "leads out of the root with `..`"));
-    }
-    if parts.iter().any(|part| part.starts_with(WHITEOUT_PREFIX)) {
-        return Err(refuse(bytes, "hides something of another layer, and a root file system has none"));
     }
     Ok(parts.join("/"))
 }

@@ -1,11 +1,11 @@
-//! Why an archive is not taken.
+//! Why an image is not taken.
 
 use std::io;
 use std::path::PathBuf;
 
 use muster_cache::tree::TreeError;
 
-/// Why a root file system can't be imported.
+/// Why an image can't be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The archive can't be opened.
@@ -16,9 +16,9 @@ pub enum ImageError {
         /// What the system said.
         source: io::Error,
     },
-    /// It is not a file.
-    #[error("{} is not an archive", path.display())]
-    NoArchive {
+    /// It is neither a file nor a layout.
+    #[error("{} is neither an archive nor a directory with an OCI layout", path.display())]
+    NoImage {
         /// What was named.
         path: PathBuf,
     },
@@ -49,9 +49,59 @@ pub enum ImageError {
         /// What is wrong.
         source: TreeError,
     },
-    /// The archive as a whole is not a root file system.
-    #[error("the archive {0}")]
+    /// The archive as a whole is not a root file system, or the image is none.
+    #[error("the image {0}")]
     Whole(&'static str),
+    /// A layer is wrong.
+    #[error("cannot take layer {number} of the image")]
+    Layer {
+        /// Which, from 1, the lowest.
+        number: usize,
+        /// What is wrong.
+        source: Box<Self>,
+    },
+    /// Something that describes the image is wrong.
+    #[error("cannot take {name} of the image")]
+    Document {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: Box<Self>,
+    },
+    /// Something that describes the image is not in its form.
+    #[error("{name} of the image can't be read")]
+    Malformed {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// Bytes are not those that were promised.
+    #[error("its bytes are not those of its digest")]
+    Digest,
+    /// A digest that is none, or that another function made.
+    #[error("{text:?} is not a digest of SHA-256")]
+    Function {
+        /// What is there.
+        text: String,
+    },
+    /// Something is named and not there.
+    #[error("the image has no {name}")]
+    Missing {
+        /// What.
+        name: String,
+    },
+    /// There is not one image that must be meant.
+    #[error("the archive or layout {0}")]
+    Choice(String),
+}
+
+/// How many names an error shows.
+pub(super) const NAMES_SHOWN_MAX: usize = 20;
+
+/// What can be shown of a text that somebody else wrote.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(200).collect()
 }
 
 impl ImageError {
@@ -60,15 +110,30 @@ impl ImageError {
         Self::Archive(source)
     }
 
+    /// Names what has no place in a tree.
+    pub(super) fn tree(name: &str) -> impl FnOnce(TreeError) -> Self {
+        let name = name.to_owned();
+        move |source| Self::Tree { name, source }
+    }
+
     /// The next thing to do, without `hint:`.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Read { .. } | Self::NoArchive { .. } => {
-                "name a tar archive of a root file system, plain or compressed with gzip or zstd"
+            Self::Read { .. } | Self::NoImage { .. } => {
+                "name a root file system as a tar archive, what docker save wrote, or an OCI layout"
             }
             Self::Keep { .. } => "name a directory with room: TMPDIR=DIR muster image import …",
             Self::Archive(_) | Self::Entry { .. } | Self::Tree { .. } | Self::Whole(_) => {
                 "make the archive anew: tar -C ROOT -c . > root.tar"
+            }
+            Self::Layer { .. }
+            | Self::Document { .. }
+            | Self::Malformed { .. }
+            | Self::Digest
+            | Self::Function { .. }
+            | Self::Missing { .. } => "save the image anew: docker save IMAGE > image.tar",
+            Self::Choice(_) => {
+                "save the one image that is wanted: docker save --platform linux/ARCHITECTURE IMAGE > image.tar"
             }
         }
     }

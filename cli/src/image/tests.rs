@@ -10,14 +10,14 @@ use super::*;
 use crate::project::BlobSource;
 
 /// An archive in the making; names are written as they are, whatever they are.
-struct Made(Builder<Vec<u8>>);
+pub(super) struct Made(Builder<Vec<u8>>);
 
 impl Made {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Builder::new(Vec::new()))
     }
 
-    fn entry(mut self, name: &str, kind: EntryType, mode: u32, link: &str, content: &[u8]) -> Self {
+    pub(super) fn entry(mut self, name: &str, kind: EntryType, mode: u32, link: &str, content: &[u8]) -> Self {
         let mut header = Header::new_ustar();
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
@@ -31,15 +31,15 @@ impl Made {
         self
     }
 
-    fn file(self, name: &str, content: &[u8]) -> Self {
+    pub(super) fn file(self, name: &str, content: &[u8]) -> Self {
         self.entry(name, EntryType::Regular, 0o644, "", content)
     }
 
-    fn link(self, name: &str, target: &str) -> Self {
+    pub(super) fn link(self, name: &str, target: &str) -> Self {
         self.entry(name, EntryType::Symlink, 0o777, target, b"")
     }
 
-    fn hard(self, name: &str, target: &str) -> Self {
+    pub(super) fn hard(self, name: &str, target: &str) -> Self {
         self.entry(name, EntryType::Link, 0o644, target, b"")
     }
 
@@ -49,34 +49,38 @@ impl Made {
         self.entry("x", EntryType::XHeader, 0o644, "", record(length).as_bytes())
     }
 
-    fn bytes(self) -> Vec<u8> {
+    pub(super) fn bytes(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
 
-    fn read(self) -> Result<(RootFileSystem, TempDir), ImageError> {
+    fn read(self) -> Result<(Image, TempDir), ImageError> {
         read_bytes(&self.bytes())
     }
 
     /// What is said of it, which must not be taken.
     fn refusal(self) -> String {
-        let error = self.read().expect_err("it breaks a rule");
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        format!("{error}{cause}")
+        chain(&self.read().expect_err("it breaks a rule"))
     }
 }
 
-fn read_bytes(bytes: &[u8]) -> Result<(RootFileSystem, TempDir), ImageError> {
+/// An error with its causes.
+pub(super) fn chain(error: &ImageError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    causes.fold(error.to_string(), |words, cause| format!("{words}: {cause}"))
+}
+
+pub(super) fn read_bytes(bytes: &[u8]) -> Result<(Image, TempDir), ImageError> {
     let place = TempDir::new().unwrap();
     let (archive, directory) = (place.path().join("archive"), place.path().join("files"));
     std::fs::write(&archive, bytes).unwrap();
     std::fs::create_dir(&directory).unwrap();
-    let read = read_archive(&archive, &directory);
+    let read = read_image(&archive, &directory);
     let beside: Vec<PathBuf> = std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(beside.len(), 2, "nothing is written elsewhere: {beside:?}");
     Ok((read?, place))
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -102,7 +106,7 @@ fn an_archive_becomes_the_tree_that_it_describes() {
     expected.insert_symlink("bin/bash", "sh").unwrap();
     expected.insert_file("etc/os-release", Digest::of(b"ID=small\n"), false).unwrap();
     assert_eq!(image.tree, expected.finish().unwrap());
-    assert_eq!(image.lost, Lost::default());
+    assert_eq!((image.lost, image.form, image.layers), (Lost::default(), ImageForm::RootFileSystem, 1));
     let Some(BlobSource::File(path)) = image.blobs.get(&shell) else { panic!("the shell is kept in a file") };
     assert_eq!(std::fs::read(path).unwrap(), b"shell");
     // Two files and three directories.
