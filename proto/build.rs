@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 18] = [
+const FILES: [&str; 19] = [
     "reapi/action.proto",
     "reapi/action_cache.proto",
     "reapi/asset.proto",
@@ -19,6 +19,7 @@ const FILES: [&str; 18] = [
     "muster/v1/cache.proto",
     "muster/v1/entry.proto",
     "muster/v1/fleet.proto",
+    "muster/v1/image.proto",
     "muster/v1/run.proto",
     "muster/v1/status.proto",
 ];

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use muster_model::limits;
 use muster_model::platform::EnvironmentKind;
+use muster_proto::v1::images_client::ImagesClient;
 use muster_proto::v1::runs_client::RunsClient;
 use muster_proto::v1::status_client::StatusClient;
 use tonic::transport::{Channel, Endpoint};
@@ -55,6 +56,13 @@ impl Client {
     /// Its runs.
     pub fn runs(&self) -> RunsClient<Channel> {
         RunsClient::new(self.channel())
+            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::MESSAGE_BYTES_MAX)
+    }
+
+    /// Its images.
+    pub fn images(&self) -> ImagesClient<Channel> {
+        ImagesClient::new(self.channel())
             .max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(limits::MESSAGE_BYTES_MAX)
     }
@@ -125,6 +133,15 @@ pub fn submission_refusal(url: &str, environment: EnvironmentKind) -> impl FnOnc
             FleetError::Precondition { message: status.message().to_owned(), environment }
         }
         _ => refusal(&url, "take the run")(status),
+    }
+}
+
+/// A refused question about an image, or a refused change, as an error.
+pub fn image_refusal(url: &str, action: &'static str, name: &str) -> impl FnOnce(Status) -> FleetError {
+    let (url, name) = (url.to_owned(), name.to_owned());
+    move |status| match status.code() {
+        Code::NotFound => FleetError::NoSuchImage { name },
+        _ => refusal(&url, action)(status),
     }
 }
 

@@ -106,6 +106,12 @@ pub enum FleetError {
         /// Its number.
         run: u64,
     },
+    /// No image has that name.
+    #[error("no image is named {name}")]
+    NoSuchImage {
+        /// As it was typed, or as muster.toml has it.
+        name: String,
+    },
     /// The newest run was asked for, and there is none.
     #[error("no run is recorded yet")]
     NoRuns,
@@ -277,6 +283,12 @@ impl FleetError {
                 "--fleet http://HOST:7420 (or MUSTER_FLEET) asks a coordinator elsewhere".into(),
             ],
             Self::Precondition { message, environment } => precondition_hints(message, *environment),
+            Self::NoSuchImage { name } => {
+                vec![
+                    format!("muster image import --name {name} ARCHIVE"),
+                    "muster image ls shows those that there are".into(),
+                ]
+            }
             Self::NoSuchRun { .. } => vec!["muster runs list".into()],
             Self::NoRuns => vec!["muster test".into()],
             Self::Lost { run, url, .. } => vec![
@@ -322,7 +334,9 @@ fn precondition_hints(message: &str, environment: EnvironmentKind) -> Vec<String
         return given;
     }
     if message.contains("blobs are missing") {
-        return vec!["an image that was evicted is stored again by: muster image import ARCHIVE".into()];
+        return vec![
+            "an image that was evicted is stored again by: muster image import ARCHIVE; with --name it is kept".into(),
+        ];
     }
     let mut hints = vec!["muster fleet status shows what the agents offer".into()];
     if message.contains("base ") {

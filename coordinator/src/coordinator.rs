@@ -9,6 +9,7 @@ use muster_model::limits;
 use muster_proto::longrunning::operations_server::OperationsServer;
 use muster_proto::reapi::execution_server::ExecutionServer;
 use muster_proto::v1::fleet_server::FleetServer;
+use muster_proto::v1::images_server::ImagesServer;
 use muster_proto::v1::runs_server::RunsServer;
 use muster_proto::v1::status_server::StatusServer;
 use tokio::net::TcpListener;
@@ -26,12 +27,14 @@ use crate::connections::{self, Connection, TellConnections};
 use crate::counters::Counters;
 use crate::error::CoordinatorError;
 use crate::http::HttpCaches;
+use crate::images::Images;
 use crate::ledger::{Ledger, LedgerError, read};
 use crate::reapi;
 use crate::reapi::{ExecutionService, OperationsService};
 use crate::result_cache::keep_results;
 use crate::scheduler_task::{Input, SchedulerTask, Surroundings};
 use crate::services::fleet::Fleet;
+use crate::services::images::ImagesService;
 use crate::services::runs::Runs;
 use crate::services::status::StatusService;
 use crate::storage::Storage;
@@ -97,6 +100,8 @@ impl Coordinator {
             config.scheduler,
         );
         restore(&parts, &mut task).await.map_err(|source| parts.failure(&config, source))?;
+        let images = Images::open(parts.ledger.clone(), parts.storage.clone()).await;
+        let images = images.map_err(|source| parts.failure(&config, source))?;
         let results = tokio::spawn(keep_results(parts.storage.actions.clone(), parts.watchers.clone(), messages));
         let (ended_sender, ended) = watch::channel(false);
         let (watchers, closing) = (parts.watchers.clone(), room.clone());
@@ -110,7 +115,7 @@ impl Coordinator {
         let (stop_server, stopped) = oneshot::channel();
         let (lifeline, end_of_life) = watch::channel(());
         let connections = connections::accept(listener, end_of_life);
-        let server = tokio::spawn(serve(connections, parts.routes(inputs, offered, room), stopped));
+        let server = tokio::spawn(serve(connections, parts.routes(inputs, offered, room, images), stopped));
         Ok(Self {
             address,
             stop_scheduler: Some(stop_scheduler),
@@ -182,7 +187,13 @@ impl Parts {
         CoordinatorError::Ledger { folder: config.data.clone(), source }
     }
 
-    fn routes(self, inputs: mpsc::Sender<Input>, offers: crate::submission::Offers, room: Arc<Actions>) -> Routes {
+    fn routes(
+        self,
+        inputs: mpsc::Sender<Input>,
+        offers: crate::submission::Offers,
+        room: Arc<Actions>,
+        images: Images,
+    ) -> Routes {
         let Self { ledger, storage, counters, watchers, clock, http, clients_write_results } = self;
         let runs = Runs {
             inputs: inputs.clone(),
@@ -203,6 +214,7 @@ impl Parts {
             clients_write_results,
         };
         let status = StatusService { inputs: inputs.clone(), storage: storage.clone(), counters, room: room.clone() };
+        let images = ImagesService { images: Arc::new(images), clock };
         let limit = limits::MESSAGE_BYTES_MAX;
         let mut routes = Routes::builder();
         cache.add_to(&mut routes);
@@ -210,6 +222,7 @@ impl Parts {
             .add_service(ExecutionServer::new(ExecutionService::new(room.clone())).max_decoding_message_size(limit))
             .add_service(OperationsServer::new(OperationsService::new(room)).max_decoding_message_size(limit))
             .add_service(FleetServer::new(Fleet::new(inputs)).max_decoding_message_size(limit))
+            .add_service(ImagesServer::new(images).max_decoding_message_size(limit))
             .add_service(RunsServer::new(runs).max_decoding_message_size(limit))
             .add_service(StatusServer::new(status).max_decoding_message_size(limit));
         let mut routes = routes.routes();

@@ -24,6 +24,7 @@ mod efficiency;
 mod error;
 mod history;
 mod http;
+mod images;
 mod impatience;
 mod ledger;
 mod lookup;

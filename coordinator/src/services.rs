@@ -1,6 +1,7 @@
 //! The gRPC services, one file each.
 
 pub(crate) mod fleet;
+pub(crate) mod images;
 pub(crate) mod runs;
 pub(crate) mod status;
 

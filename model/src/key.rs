@@ -189,6 +189,10 @@ impl Fields {
         self.texts(&service.command.arguments);
         self.pairs(&service.command.environment);
         self.text(&service.command.working_directory);
+        // A service over a base keeps the key that it had before there were others.
+        if !service.with_base {
+            self.text("without base");
+        }
         self.count(service.layers.len());
         for layer in &service.layers {
             self.digest(&layer.root);
@@ -246,6 +250,7 @@ mod tests {
         ServiceSpec {
             name: "a".into(),
             command: CommandSpec { arguments: vec!["server".into()], ..CommandSpec::default() },
+            with_base: true,
             layers: Vec::new(),
             setup: vec!["a".into()],
             data: "/a".into(),
@@ -328,6 +333,7 @@ mod tests {
             |target| target.services.push(ServiceSpec { clone: CloneMode::CopyOnWrite, ..service() }),
             |target| target.services.push(ServiceSpec { export: vec![("A".into(), "b".into())], ..service() }),
             |target| target.services.push(ServiceSpec { layers: target.layers.clone(), ..service() }),
+            |target| target.services.push(ServiceSpec { with_base: false, ..service() }),
             |target| {
                 target
                     .services

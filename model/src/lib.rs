@@ -12,6 +12,7 @@ extern crate alloc;
 pub mod attempt;
 pub mod digest;
 pub mod id;
+pub mod image;
 pub mod key;
 pub mod limits;
 pub mod outcome;

@@ -306,6 +306,18 @@ pub const IMAGE_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 pub const IMAGE_EXPANSION_RATIO_MAX: u64 = 200;
 /// Bytes that a compressed archive may become whatever its own size.
 pub const IMAGE_EXPANSION_BYTES_FREE: u64 = 64 * 1024 * 1024;
+/// Files outside of a case's own places that a report names.
+pub const STRAYS_TOLD_MAX: usize = 20;
+/// Files and directories that are looked at for them.
+pub const STRAYS_LOOKED_AT_MAX: usize = 10_000;
+/// The name of an image, in bytes.
+pub const IMAGE_NAME_BYTES_MAX: usize = 128;
+/// Images that have a name.
+pub const IMAGES_MAX: usize = 1000;
+/// The share of a cache's capacity that images with names may take together, as its divisor: what is kept can't be evicted for anything else.
+pub const IMAGES_CAPACITY_DIVISOR: u64 = 2;
+/// What is kept of an image besides its blobs (variables, programs), in bytes.
+pub const IMAGE_CONFIGURATION_BYTES_MAX: usize = 256 * 1024;
 /// Layers of an image; as many as Docker takes.
 pub const IMAGE_LAYERS_MAX: usize = 127;
 /// An index, a manifest or a configuration of an image, in bytes; what registries take at most.

@@ -13,6 +13,8 @@ pub struct ServiceSpec {
     pub name: String,
     /// The program.
     pub command: CommandSpec,
+    /// Whether it sees the target's base; one that has an image of its own, its lowest layer, does not.
+    pub with_base: bool,
     /// What it sees above the base; writable to it, never changed by it.
     pub layers: Vec<Layer>,
     /// A program and its arguments that makes the data, once for each content of this service; empty when nothing has to be made.

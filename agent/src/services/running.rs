@@ -40,7 +40,7 @@ impl Home {
         let wanted = service.limits;
         let processes = or_default(wanted.processes.into(), limits::ENVIRONMENT_PROCESSES_DEFAULT.into());
         EnvironmentSpec {
-            with_base: self.with_base,
+            with_base: self.with_base && service.with_base,
             layers: layers.to_vec(),
             command: CommandSpec { arguments: arguments.to_vec(), ..service.command.clone() },
             variables: Default::default(),

@@ -1,5 +1,6 @@
 //! `muster test`: build and fleet at the same time, upload, submit, follow, report.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, IsTerminal, stderr, stdout};
 use std::time::Duration;
 
@@ -17,9 +18,10 @@ use crate::error::{ExpectedError, FleetError};
 use crate::exit_code::ExitCode;
 use crate::interrupts::Interrupts;
 use crate::paint::{ColorChoice, Paint};
-use crate::project::{self, BuildOutput, PrepareOptions, PreparedRun, Progress, Project, Step};
+use crate::project::{self, BuildOutput, KnownImage, PrepareOptions, PreparedRun, Progress, Project, Step};
 use crate::reporter::{
-    GithubReporter, HumanReporter, JsonReporter, JunitReporter, Note, PlainReporter, Reporter, Reporters, Tally, github,
+    GithubReporter, HumanReporter, JsonReporter, JunitReporter, Note, PlainReporter, Reporter, Reporters,
+    Tally, github,
 };
 use crate::{submit, text, watch};
 
@@ -37,7 +39,7 @@ pub(super) async fn run(arguments: TestArguments, color: ColorChoice) -> Result<
     let mut reporters = reporters(&arguments, color);
     let project = project::detect(&arguments.path, &arguments.project_options())?;
     let prepared = {
-        let both = async { tokio::join!(Fleet::open(&arguments), prepare(&project, &mut reporters, start)) };
+        let both = open_and_prepare(&arguments, &project, &mut reporters, start);
         tokio::select! {
             both = both => both,
             () = interrupts.next() => return Err(ExpectedError::Cancelled),
@@ -54,6 +56,28 @@ pub(super) async fn run(arguments: TestArguments, color: ColorChoice) -> Result<
     };
     fleet.close(&mut interrupts).await;
     ended
+}
+
+/// At the same time, unless the project names images: those the fleet has to be asked for first.
+async fn open_and_prepare(
+    arguments: &TestArguments,
+    project: &Project,
+    reporters: &mut Reporters,
+    start: Instant,
+) -> (Result<Fleet, ExpectedError>, Result<PreparedRun, ExpectedError>) {
+    let names = project.image_names();
+    if names.is_empty() {
+        return tokio::join!(Fleet::open(arguments), prepare(project, HashMap::new(), reporters, start));
+    }
+    let fleet = match Fleet::open(arguments).await {
+        Ok(fleet) => fleet,
+        Err(error) => return (Err(error), Ok(PreparedRun::default())),
+    };
+    let prepared = match submit::find_images(&fleet.client, &names).await {
+        Ok(images) => prepare(project, images, reporters, start).await,
+        Err(error) => Err(error.into()),
+    };
+    (Ok(fleet), prepared)
 }
 
 /// The fleet that the run is for.
@@ -112,9 +136,17 @@ impl Progress for StepNotes<'_> {
     }
 }
 
-async fn prepare(project: &Project, reporters: &mut Reporters, start: Instant) -> Result<PreparedRun, ExpectedError> {
-    let options =
-        PrepareOptions { cache_directory: project::default_cache_directory(), build_output: BuildOutput::Inherited };
+async fn prepare(
+    project: &Project,
+    images: HashMap<String, KnownImage>,
+    reporters: &mut Reporters,
+    start: Instant,
+) -> Result<PreparedRun, ExpectedError> {
+    let options = PrepareOptions {
+        cache_directory: project::default_cache_directory(),
+        build_output: BuildOutput::Inherited,
+        images,
+    };
     let prepared = project::prepare(project, &options, &mut StepNotes { reporters, start }).await?;
     for not_run in &prepared.not_run {
         let note = Note::NotRun {

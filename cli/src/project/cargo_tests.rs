@@ -44,8 +44,11 @@ async fn prepared(directory: &tempfile::TempDir) -> Result<PreparedRun, ProjectE
     let target = directory.path().join("target").display().to_string();
     let options = ProjectOptions { cargo_arguments: vec!["--target-dir".into(), target], ..ProjectOptions::default() };
     let project = detect(directory.path(), &options).expect("it is a project");
-    let options =
-        PrepareOptions { cache_directory: directory.path().join("cache"), build_output: BuildOutput::Captured };
+    let options = PrepareOptions {
+        cache_directory: directory.path().join("cache"),
+        build_output: BuildOutput::Captured,
+        images: Default::default(),
+    };
     let mut steps = Steps::default();
     let run = prepare(&project, &options, &mut steps).await?;
     assert_eq!(steps.0.len(), 3, "{:?}", steps.0);

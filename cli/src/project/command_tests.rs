@@ -22,7 +22,11 @@ async fn a_command_sees_its_directory_and_the_data() {
         "[test.api]\ncommand = [\"./run.sh\", \"-q\"]\ndirectory = \"api\"\nshards = 3\ndata = [\"*.json\"]\n";
     fs::write(root.join("muster.toml"), configuration).expect("written");
     let project = detect(&root, &ProjectOptions::default()).expect("it is a project");
-    let options = PrepareOptions { cache_directory: root.join("cache"), build_output: Default::default() };
+    let options = PrepareOptions {
+        cache_directory: root.join("cache"),
+        build_output: Default::default(),
+        images: Default::default(),
+    };
     let run = prepare(&project, &options, &mut Silent).await.expect("there is nothing to build");
     let [target] = run.targets.as_slice() else { panic!("one target") };
     assert_eq!((target.name.as_str(), target.framework, target.shards), ("api (command)", FrameworkKind::Command, 3));

@@ -33,7 +33,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use muster_model::Digest;
 use muster_model::platform::EnvironmentKind;
 use muster_model::spec::Profile;
 use toml::Spanned;
@@ -41,6 +40,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use self::environments::{NamedEnvironment, ServiceSettings};
 use super::error::file_error;
+use super::images::ImageReference;
 use super::{ProjectError, SuiteFramework};
 
 /// The name of the file.
@@ -58,7 +58,7 @@ pub(crate) struct Settings {
     /// `environment`, as a kind.
     pub(crate) environment: Option<EnvironmentKind>,
     /// `image` of the `[environment.NAME]` that it names.
-    pub(crate) image: Option<Digest>,
+    pub(crate) image: Option<ImageReference>,
     /// The services of the environment that it names.
     pub(crate) services: Vec<ServiceSettings>,
     /// `timeout`.
@@ -176,7 +176,7 @@ impl Settings {
             framework: self.framework.or(general.framework),
             data,
             base: self.base.or_else(|| general.base.clone()),
-            image: if self.environment.is_some() { self.image } else { general.image },
+            image: if self.environment.is_some() { self.image } else { general.image.clone() },
             services: if self.environment.is_some() { self.services } else { general.services.clone() },
             environment: self.environment.or(general.environment),
             timeout: self.timeout.or(general.timeout),

@@ -1,4 +1,5 @@
 use super::*;
+use muster_model::Digest;
 use muster_model::service::{CloneMode, Probe};
 
 fn complaint(text: &str) -> String {
@@ -162,18 +163,33 @@ fn a_suite_gets_the_image_of_the_environment_that_it_names() {
     let environment = format!("[environment.old]\nkind = \"sandbox\"\nimage = \"{image}\"\n");
     let configuration = Configuration::parse(&format!("{suites}{environment}")).expect("it is right");
     let of = |suite: &NamedSuite| suite.settings.clone().over(&configuration.settings).image;
-    assert_eq!(configuration.suites.iter().map(of).collect::<Vec<_>>(), [Some(image), None]);
+    assert_eq!(configuration.suites.iter().map(of).collect::<Vec<_>>(), [Some(ImageReference::Digest(image)), None]);
 }
 
 #[test]
 fn an_image_has_the_right_form_and_takes_the_place_of_a_base() {
-    insta::assert_snapshot!(complaint("[environment.db]\nimage = \"x\"\n"), @r#"
-    muster.toml:2:9: `"x"` is not a digest that `muster image import` printed
-    hint: write a digest that `muster image import` printed
+    insta::assert_snapshot!(complaint("[environment.db]\nimage = \"blake3:x\"\n"), @r#"
+    muster.toml:2:9: `"blake3:x"` is not the name of an image, or a digest that `muster image import` printed
+    hint: write the name of an image, or a digest that `muster image import` printed
     "#);
     let text = format!("[environment.db]\nkind = \"host\"\nimage = \"{}\"\n", Digest::of(b""));
     insta::assert_snapshot!(complaint(&text), @r#"
     muster.toml:3:1: a bare host shows no image
     hint: write kind = "sandbox"
     "#);
+}
+
+#[test]
+fn a_service_has_an_image_of_its_own_or_that_of_its_environment() {
+    let ready = "ready = { tcp = 1 }\n";
+    let text = format!(
+        "[environment.db]\nimage = \"debian-12\"\n[environment.db.service.a]\nimage = \"postgres:15\"\n{ready}\
+         [environment.db.service.b]\ncommand = [\"x\"]\n{ready}[test]\nenvironment = \"db\"\n"
+    );
+    let configuration = Configuration::parse(&text).expect("it is right");
+    let image = |name: &str| Some(ImageReference::Name(name.to_owned()));
+    let services = &configuration.settings.services;
+    assert_eq!(configuration.settings.image, image("debian-12"));
+    assert_eq!([&services[0].image, &services[1].image], [&image("postgres:15"), &image("debian-12")]);
+    assert!(services[0].command.is_empty(), "its image may have one");
 }

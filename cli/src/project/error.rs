@@ -38,6 +38,18 @@ pub enum ProjectError {
         /// The suite's name.
         suite: String,
     },
+    /// An image is named, and nobody has asked the fleet for it.
+    #[error("nothing is known of the image {name}")]
+    Image {
+        /// Its name.
+        name: String,
+    },
+    /// Neither the file nor the image of a service says what is to be run.
+    #[error("service {service} has no command, and its image says nothing of one")]
+    NoCommand {
+        /// The service's name.
+        service: String,
+    },
     /// The build failed.
     #[error("{command} failed ({status})")]
     BuildFailed {
@@ -131,6 +143,8 @@ impl ProjectError {
             Self::NoSuite { .. } => Some("leave out --framework to run what is there".into()),
             Self::Configuration { hint, .. } | Self::Start { hint, .. } => Some(hint.clone()),
             Self::BuildFailed { command, .. } => Some(format!("see it fail without Muster: {command}")),
+            Self::Image { name } => Some(format!("muster image show {name}")),
+            Self::NoCommand { .. } => Some("add command = [\"PROGRAM\", \"ARGUMENT\"]".into()),
             Self::Services { .. } => Some("leave out --environment host".into()),
             Self::NoPytest { python } => Some(format!("{} -m pip install pytest", python.display())),
             Self::NoPython { .. } => Some("make one: python3 -m venv .venv && .venv/bin/pip install pytest".into()),

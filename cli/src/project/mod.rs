@@ -14,6 +14,7 @@ mod detection;
 mod elf;
 mod error;
 mod files;
+pub(crate) mod images;
 mod layer;
 mod preparation;
 mod pytest;
@@ -28,6 +29,7 @@ use muster_model::Digest;
 use muster_model::platform::EnvironmentKind;
 use muster_model::spec::TargetSpec;
 
+pub use self::images::KnownImage;
 use self::preparation::Preparation;
 
 pub use error::ProjectError;
@@ -88,6 +90,8 @@ pub struct PrepareOptions {
     pub cache_directory: PathBuf,
     /// Where the compiler's words go.
     pub build_output: BuildOutput,
+    /// What the fleet knows of the images in [`Project::image_names`].
+    pub images: HashMap<String, KnownImage>,
 }
 
 /// A project: a directory and the suites that were found in it.
@@ -259,7 +263,7 @@ pub async fn prepare(
     options: &PrepareOptions,
     progress: &mut dyn Progress,
 ) -> Result<PreparedRun, ProjectError> {
-    let mut preparation = Preparation::new(&project.root, &options.cache_directory);
+    let mut preparation = Preparation::new(&project.root, &options.cache_directory, options.images.clone());
     for suite in &project.suites {
         let name = || suite.name.clone();
         progress.step(Step::Building { suite: name() });
@@ -270,8 +274,8 @@ pub async fn prepare(
         progress.step(Step::Hashing { suite: name() });
         let before = preparation.target_count();
         preparation = describe(suite.clone(), material, preparation).await?;
-        if let Some(root) = suite.plan.settings.image {
-            preparation.put_image_under(before, root);
+        if let Some(image) = &suite.plan.settings.image {
+            preparation.put_image_under(before, &image.resolve(&options.images)?);
         }
         progress.step(Step::Ready { suite: name(), targets: preparation.target_count() - before });
     }

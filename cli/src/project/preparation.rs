@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 
-use muster_model::platform::EnvironmentKind;
+use muster_model::platform::{BaseRequest, EnvironmentKind};
 use muster_model::service::ServiceSpec;
 use muster_model::spec::{CommandSpec, EnvironmentLimits, Layer, TargetSpec};
 use muster_model::{Digest, limits};
 
 use super::config::environments::ServiceSettings;
 use super::elf::add_libraries;
+use super::images::KnownImage;
 use super::layer::LayerBuilder;
 use super::stat_cache::{StatCache, Wanted};
 use super::{NotRun, PreparedRun, ProjectError, Suite, base, files};
@@ -22,12 +23,13 @@ pub(crate) struct Preparation {
     cache: StatCache,
     run: PreparedRun,
     data_layers: HashMap<String, Option<Layer>>,
+    images: HashMap<String, KnownImage>,
 }
 
 impl Preparation {
     /// Begins; `cache_directory` is that of [`super::PrepareOptions`]. Each project has a stat cache of its own, so that a large one does not
     /// make a small one slow.
-    pub(crate) fn new(root: &Path, cache_directory: &Path) -> Self {
+    pub(crate) fn new(root: &Path, cache_directory: &Path, images: HashMap<String, KnownImage>) -> Self {
         let name = blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex();
         let cache = StatCache::open(cache_directory.join("stat").join(&name[..32]));
         Self {
@@ -36,6 +38,7 @@ impl Preparation {
             cache,
             run: PreparedRun::default(),
             data_layers: HashMap::new(),
+            images,
         }
     }
 
@@ -60,10 +63,11 @@ impl Preparation {
         self.run.targets.len()
     }
 
-    /// Puts an image under everything of the targets from number `first` on.
-    pub(crate) fn put_image_under(&mut self, first: usize, root: Digest) {
+    /// Puts an image under everything of the targets from number `first` on, and its variables under theirs.
+    pub(crate) fn put_image_under(&mut self, first: usize, image: &KnownImage) {
         for target in self.run.targets.iter_mut().skip(first) {
-            target.layers.insert(0, Layer { root, mount_path: "/".into(), purpose: "image".into() });
+            target.layers.insert(0, image_layer(image.root));
+            image.add_variables(&mut target.command.environment);
         }
     }
 
@@ -118,18 +122,36 @@ impl Preparation {
         for glob in files::add_data(&mut layer, &self.root, &service.data)? {
             self.notice(format!("data `{glob}` of service {} matches nothing", service.name));
         }
-        let base = suite.requirements().base;
+        let image = service.image.as_ref().map(|image| image.resolve(&self.images)).transpose()?;
+        let base = if image.is_some() { BaseRequest::None } else { suite.requirements().base };
         add_libraries(&mut layer, None, &|path| base::is_shown(&base, path))?;
-        let layers = if layer.is_empty() { Vec::new() } else { vec![self.finish_layer(layer)?] };
-        let pairs = |pairs: &BTreeMap<String, String>| pairs.clone().into_iter().collect();
-        let working_directory = if service.directory.is_empty() { "/tmp" } else { &service.directory };
+        let mut layers: Vec<Layer> = image.iter().map(|image| image_layer(image.root)).collect();
+        if !layer.is_empty() {
+            layers.push(self.finish_layer(layer)?);
+        }
+        let pairs = |pairs: &BTreeMap<String, String>| pairs.clone().into_iter().collect::<Vec<_>>();
+        let mut environment = pairs(&service.environment_variables);
+        let mut arguments = service.command.clone();
+        let mut working_directory = service.directory.clone();
+        if let Some(image) = &image {
+            image.add_variables(&mut environment);
+            if arguments.is_empty() {
+                arguments.clone_from(&image.command);
+            }
+            if working_directory.is_empty() && image.working_directory.starts_with('/') {
+                working_directory.clone_from(&image.working_directory);
+            }
+        }
+        if arguments.is_empty() {
+            return Err(ProjectError::NoCommand { service: service.name.clone() });
+        }
+        if working_directory.is_empty() {
+            working_directory = "/tmp".to_owned();
+        }
         Ok(ServiceSpec {
             name: service.name.clone(),
-            command: CommandSpec {
-                arguments: service.command.clone(),
-                environment: pairs(&service.environment_variables),
-                working_directory: working_directory.to_owned(),
-            },
+            command: CommandSpec { arguments, environment, working_directory },
+            with_base: image.is_none(),
             layers,
             setup: service.setup.clone(),
             data: service.directory.clone(),
@@ -161,6 +183,10 @@ impl Preparation {
         make_names_unique(&mut self.run.targets);
         Ok(self.run)
     }
+}
+
+fn image_layer(root: Digest) -> Layer {
+    Layer { root, mount_path: "/".into(), purpose: "image".into() }
 }
 
 /// Two suites may hold the same target; then the suite tells them apart, and where that is not enough, their order.

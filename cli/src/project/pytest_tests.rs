@@ -42,7 +42,11 @@ fn project(pytest: bool) -> (tempfile::TempDir, PathBuf) {
 async fn prepared(root: &Path) -> Result<PreparedRun, ProjectError> {
     let options = ProjectOptions { python: Some(root.join(".venv/bin/python")), ..ProjectOptions::default() };
     let project = detect(root, &options).expect("it is a project");
-    let options = PrepareOptions { cache_directory: root.join(".cache"), build_output: Default::default() };
+    let options = PrepareOptions {
+        cache_directory: root.join(".cache"),
+        build_output: Default::default(),
+        images: Default::default(),
+    };
     prepare(&project, &options, &mut Silent).await
 }
 

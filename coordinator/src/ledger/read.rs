@@ -327,6 +327,13 @@ pub(crate) fn history(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Images that have names, sorted by them.
+pub(crate) fn images(connection: &Connection) -> Result<Vec<v1::Image>, LedgerError> {
+    let mut statement = connection.prepare_cached("SELECT image FROM images ORDER BY name")?;
+    let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+    rows.map(|image| v1::Image::decode(image?.as_slice()).map_err(|_| LedgerError::Damaged("images"))).collect()
+}
+
 /// The value of a counter; 0 when it was never set.
 pub(crate) fn counter(connection: &Connection, name: &str) -> Result<u64, LedgerError> {
     open::counter(connection, name)

@@ -47,6 +47,8 @@ pub(crate) enum Record {
     Finish(Box<FinishRecord>, oneshot::Sender<v1::RunEvent>),
     /// Counters of the cache, by name.
     Counters(Vec<(String, u64)>),
+    /// A name is given to an image (an encoded muster.v1.Image), or taken away.
+    Image { name: String, image: Option<Vec<u8>> },
     /// Epochs below this one are drawn without a record of their own.
     EpochsReserved(Epoch),
     /// Records of which all are durable or none is.
@@ -197,6 +199,15 @@ impl Record {
             Self::DiscoveryTries { run, target, tries } => tries::write_discovery(transaction, run, target, tries)?,
             Self::History(learned) => learn(transaction, &learned)?,
             Self::EpochsReserved(below) => raise_epoch(transaction, Epoch(below.0.saturating_sub(1)))?,
+            Self::Image { name, image: Some(image) } => {
+                let mut statement = transaction.prepare_cached(
+                    "INSERT INTO images (name, image) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET image = excluded.image",
+                )?;
+                statement.execute((name, image))?;
+            }
+            Self::Image { name, image: None } => {
+                transaction.prepare_cached("DELETE FROM images WHERE name = ?1")?.execute([name])?;
+            }
             Self::Counters(counters) => {
                 for (name, count) in counters {
                     open::set_counter(transaction, &name, count)?;

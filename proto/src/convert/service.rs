@@ -47,6 +47,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             name: service.name.clone(),
             command: Some((&service.command).into()),
             layers: service.layers.iter().map(layer_to_wire).collect(),
+            without_base: !service.with_base,
             setup: service.setup.clone(),
             data: service.data.clone(),
             ready: Some(match &service.ready {
@@ -123,6 +124,7 @@ fn one(service: &v1::ServiceSpec) -> Result<ServiceSpec, ConvertError> {
     Ok(ServiceSpec {
         name: service.name.clone(),
         command: command(required("service.command", service.command.as_ref())?)?,
+        with_base: !service.without_base,
         layers: service.layers.iter().map(layer).collect::<Result<_, _>>()?,
         setup: service.setup.clone(),
         data: service.data.clone(),

@@ -57,6 +57,7 @@ fn service(name: &str, ready: Probe) -> ServiceSpec {
             environment: vec![("A".into(), "1".into())],
             working_directory: "/".into(),
         },
+        with_base: name != "queue",
         layers: vec![Layer { root: Digest::of(b"service"), mount_path: "/".into(), purpose: "data".into() }],
         setup: Vec::new(),
         data: "/data".into(),

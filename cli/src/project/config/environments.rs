@@ -3,8 +3,10 @@
 //! ```toml
 //! [environment.db]
 //! kind = "sandbox"
+//! image = "debian-12"             # a name, or a digest that `muster image import` printed
 //!
 //! [environment.db.service.postgres]
+//! image = "postgres15"            # the service's own root file system; that of the environment unless it is said
 //! command = ["/usr/lib/postgresql/15/bin/postgres", "-D", "/data"]
 //! directory = "/data"             # what `setup` fills, and where both work
 //! setup = ["/usr/lib/postgresql/15/bin/initdb", "-D", "/data"]
@@ -21,19 +23,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use muster_model::image::is_image_name;
 use muster_model::platform::EnvironmentKind;
 use muster_model::service::{CloneMode, Probe};
 use muster_model::{Digest, DigestFunction, limits};
 
-use super::{Key, ProjectError, Reader, Value};
+use super::{ImageReference, Key, ProjectError, Reader, Value};
 
 /// One `[environment.NAME]` table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct NamedEnvironment {
     /// `kind`.
     pub(crate) kind: EnvironmentKind,
-    /// `image`: the root `Directory` of a root file system.
-    pub(crate) image: Option<Digest>,
+    /// `image`.
+    pub(crate) image: Option<ImageReference>,
     /// The `[environment.NAME.service.SERVICE]` tables, each after those that it waits for.
     pub(crate) services: Vec<ServiceSettings>,
 }
@@ -43,7 +46,9 @@ pub(crate) struct NamedEnvironment {
 pub(crate) struct ServiceSettings {
     /// SERVICE.
     pub(crate) name: String,
-    /// `command`.
+    /// `image`, or that of the environment.
+    pub(crate) image: Option<ImageReference>,
+    /// `command`; empty for that of the image.
     pub(crate) command: Vec<String>,
     /// `directory`; empty for none.
     pub(crate) directory: String,
@@ -72,8 +77,20 @@ pub(crate) struct ServiceSettings {
 }
 
 const ENVIRONMENT_KEYS: [&str; 3] = ["kind", "image", "service"];
-const SERVICE_KEYS: [&str; 11] =
-    ["command", "directory", "setup", "data", "ready", "after", "clone", "export", "env", "memory", "processes"];
+const SERVICE_KEYS: [&str; 12] = [
+    "image",
+    "command",
+    "directory",
+    "setup",
+    "data",
+    "ready",
+    "after",
+    "clone",
+    "export",
+    "env",
+    "memory",
+    "processes",
+];
 const READY_KEYS: [&str; 6] = ["tcp", "http", "exec", "log", "deadline", "interval"];
 
 impl Reader<'_> {
@@ -119,22 +136,25 @@ impl Reader<'_> {
                 let message = "a bare host shows no image".to_owned();
                 return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
             }
-            if !services.is_empty() {
-                let message = "services run over a base, and an image takes its place".to_owned();
-                let hint = "put services and image into environments of their own".to_owned();
-                return Err(self.error(key.span(), message, hint));
+            for (_, service) in &mut services {
+                service.image = service.image.take().or_else(|| environment.image.clone());
             }
         }
         environment.services = self.ordered(services)?;
         Ok(environment)
     }
 
-    fn image(&self, value: &Value<'_>) -> Result<Digest, ProjectError> {
-        let text = value.get_ref().as_str().and_then(|text| text.strip_prefix("blake3:"));
+    fn image(&self, value: &Value<'_>) -> Result<ImageReference, ProjectError> {
+        let text = value.get_ref().as_str().unwrap_or_default();
+        if is_image_name(text) {
+            return Ok(ImageReference::Name(text.to_owned()));
+        }
         let digest = text
+            .strip_prefix("blake3:")
             .and_then(|text| text.split_once('/'))
             .and_then(|(hash, size)| Digest::parse(DigestFunction::Blake3, hash, size.parse().ok()?).ok());
-        digest.ok_or_else(|| self.expected(value, "a digest that `muster image import` printed"))
+        let expected = || self.expected(value, "the name of an image, or a digest that `muster image import` printed");
+        digest.map(ImageReference::Digest).ok_or_else(expected)
     }
 
     /// Each after those that it waits for.
@@ -161,6 +181,7 @@ impl Reader<'_> {
     fn service(&self, key: &Key<'_>, value: &Value<'_>) -> Result<ServiceSettings, ProjectError> {
         let mut service = ServiceSettings {
             name: key.get_ref().to_string(),
+            image: None,
             command: Vec::new(),
             directory: String::new(),
             setup: Vec::new(),
@@ -178,6 +199,7 @@ impl Reader<'_> {
         for (key, value) in self.table(value)? {
             let name = key.get_ref().as_ref();
             match name {
+                "image" => service.image = Some(self.image(value)?),
                 "command" => service.command = self.strings(value)?,
                 "directory" => service.directory = self.absolute(value)?,
                 "setup" => service.setup = self.strings(value)?,
@@ -195,7 +217,7 @@ impl Reader<'_> {
         let lacks = |what: &str, hint: &str| {
             Err(self.error(key.span(), format!("service `{}` has no {what}", service.name), hint.to_owned()))
         };
-        if service.command.is_empty() {
+        if service.command.is_empty() && service.image.is_none() {
             return lacks("command", "add command = [\"PROGRAM\", \"ARGUMENT\"]");
         }
         if service.ready == Probe::Tcp(0) {
