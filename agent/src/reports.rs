@@ -127,6 +127,7 @@ mod tests {
             output,
             never_retry: false,
             leaked: false,
+            strays: Vec::new(),
         }
     }
 

@@ -103,6 +103,7 @@ pub(crate) fn case_finished(run: &OpenRun, decided: DecidedCase, kept: Option<&K
         attempts,
         company: company.map(|company| company_names(run, company, case)).unwrap_or_default(),
         leaked: said.is_some_and(|said| said.leaked),
+        strays: said.map(|said| said.strays.clone()).unwrap_or_default(),
         signal: match outcome {
             CaseOutcome::Verdict(Verdict::Crashed { signal }) => u32::from(signal),
             _ => 0,

@@ -60,6 +60,7 @@ impl Alone {
             output,
             never_retry: self.never_retry && !verdict.is_success(),
             leaked: ending.leaked,
+            strays: Vec::new(),
         }
     }
 }

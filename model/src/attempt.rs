@@ -130,6 +130,8 @@ pub struct CaseReport {
     pub never_retry: bool,
     /// It left processes behind when it ended.
     pub leaked: bool,
+    /// Files that it wrote outside of its own places, in a process that ran it alone; at most [`crate::limits::STRAYS_TOLD_MAX`].
+    pub strays: Vec<String>,
 }
 
 /// Why some of an attempt's cases have no verdict although the fleet did nothing wrong.

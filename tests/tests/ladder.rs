@@ -1,6 +1,7 @@
 //! The ladder of isolation: what goes wrong in company is found, charged to the right case, and costs the others nothing.
 
 use muster_tests::programs::{Place, TestRun};
+use serde_json::json;
 
 fn outcome<'a>(run: &'a TestRun, name: &str) -> &'a str {
     run.case(&format!("tests::{name}"))["outcome"].as_str().unwrap_or_default()
@@ -67,6 +68,32 @@ fn a_process_left_behind_is_marked_and_killed() {
     let run = place.test(&["--isolation", "process", "--", "h_leaves"]);
     assert_eq!(run.code, Some(0), "{run:#?}");
     assert_eq!(run.case("tests::h_leaves_a_process_behind")["leaked"], true);
+    // In company with others too, it has to answer for itself.
+    let denied = place.test(&["--deny-leaks", "--", "h_leaves"]);
+    assert_eq!(denied.code, Some(1), "{denied:#?}");
+    assert_eq!(denied.case("tests::h_leaves_a_process_behind")["outcome"], "failed", "{denied:#?}");
+}
+
+#[test]
+fn what_is_written_elsewhere_is_marked_and_denied() {
+    let place = Place::empty();
+    let write = |name: &str, script: &str| format!("[test.{name}]\ncommand = [\"/bin/sh\", \"-c\", {script:?}]\n");
+    let own = "echo x >own && mkdir deep && echo x >deep/file && echo x >/tmp/x && echo x >~/x && echo x >/dev/shm/x && rm own";
+    let elsewhere = "echo x >/var/lib/stray && mkdir /run/empty && mkdir -p /var/cache/a/b && echo x >/var/cache/a/b/c";
+    place.write("muster.toml", &format!("{}{}", write("own", own), write("elsewhere", elsewhere)));
+    let run = place.test(&[]);
+    assert_eq!((run.code, run.count("passed")), (Some(0), 2), "{run:#?}");
+    let strays = |run: &TestRun, suite: &str| {
+        let case = run.events.iter().find(|event| event["event"] == "case_finished" && event["suite"] == suite);
+        case.map(|case| (case["outcome"].clone(), case["strays"].clone())).expect("it is reported")
+    };
+    let found = json!(["/var/cache/a/b/c", "/var/lib/stray"]);
+    assert_eq!(strays(&run, "elsewhere"), (json!("passed"), found.clone()), "{run:#?}");
+    assert_eq!(strays(&run, "own"), (json!("passed"), json!([])), "{run:#?}");
+    let denied = place.test(&["--deny-leaks"]);
+    assert_eq!((denied.code, denied.count("passed"), denied.count("failed")), (Some(1), 1, 1), "{denied:#?}");
+    assert_eq!(strays(&denied, "elsewhere"), (json!("failed"), found), "{denied:#?}");
+    denied.assert_complete();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Nobody waits for its goodwill: the agent holds a descriptor of it and kills it, and with it everything in its namespace.
 
 use super::message::{receive, send};
-use super::protocol::{COUNTERS, DESCRIPTORS_MAX, Failure, LOAD, REPORT, Report, ReportKind};
+use super::protocol::{COUNTERS, DESCRIPTORS_MAX, Failure, LOAD, REPORT, Report, ReportKind, SCRATCH};
 use super::script::Script;
 use super::system::{CLOSE_RANGE, O_DIRECTORY, PIDFD_OPEN, Usage, call, close, exit, now, number, sleep};
 
@@ -231,6 +231,10 @@ fn send_ready(script: &Script) {
             if *place < 0 {
                 break;
             }
+            count = count.wrapping_add(1);
+        }
+        if let Some(last) = opened.get_mut(count) {
+            *last = SCRATCH;
             count = count.wrapping_add(1);
         }
         send(REPORT, &Report::new(ReportKind::Ready), opened.get(..count).unwrap_or(&[]));

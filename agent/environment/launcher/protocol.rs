@@ -11,6 +11,8 @@ pub(crate) const REPORT: i32 = 3;
 pub(crate) const COUNTERS: i32 = 4;
 /// The load of the machine as the first process sees it, whose last number is that of the newest process of its namespace (`proc_loadavg(5)`).
 pub(crate) const LOAD: i32 = 5;
+/// The one tmpfs of a sandbox, which holds what its program changes.
+pub(crate) const SCRATCH: i32 = 99;
 /// Descriptors that one message can carry.
 pub(crate) const DESCRIPTORS_MAX: usize = 40;
 /// Results that a script can keep.

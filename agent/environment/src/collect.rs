@@ -1,11 +1,15 @@
 //! Reads files back from a dead environment without following links.
 
+mod changes;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 
 use muster_model::limits::RESULT_FILE_BYTES_MAX;
+
+pub(crate) use changes::Uppers;
 
 use crate::Collector;
 
@@ -20,9 +24,16 @@ pub(crate) struct Root {
 #[derive(Debug)]
 pub struct Remains<'a> {
     roots: &'a [Root],
+    uppers: Option<&'a Uppers>,
 }
 
 impl Remains<'_> {
+    /// Files that the program made, changed or removed, but for those at or below one of `own`, as far as the environment can tell: none
+    /// where it writes to the host's own file systems. At most [`muster_model::limits::STRAYS_TOLD_MAX`], sorted.
+    pub fn changed_outside(&self, own: &[PathBuf]) -> Vec<PathBuf> {
+        self.uppers.map(|uppers| uppers.outside(own)).unwrap_or_default()
+    }
+
     /// The directory to start from on the way to an absolute path of the program's, and the rest of the way; `None` when the path is not a
     /// clean absolute one. The descriptor may be one that only names the directory (`O_PATH`). Whatever lies beneath was made by the
     /// program: no component of the rest may be followed as a link.
@@ -37,9 +48,14 @@ impl Remains<'_> {
 }
 
 /// Does what a specification asks for after death: reads the files back and lets the collector look.
-pub(crate) fn collect_all(roots: &[Root], files: &[PathBuf], collector: Option<&Collector>) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn collect_all(
+    roots: &[Root],
+    uppers: Option<&Uppers>,
+    files: &[PathBuf],
+    collector: Option<&Collector>,
+) -> Vec<(PathBuf, Vec<u8>)> {
     if let Some(collector) = collector {
-        collector.look(&Remains { roots });
+        collector.look(&Remains { roots, uppers });
     }
     collect(roots, files)
 }

@@ -146,7 +146,7 @@ async fn collect_and_clean(mut place: Place) -> Result<Vec<(std::path::PathBuf, 
     let (wanted, collector) = (std::mem::take(&mut place.spec.collect), place.spec.collector.take());
     let collected = tokio::task::spawn_blocking(move || {
         let root = place.scratch.open_root().map(|directory| Root { path: "/".into(), directory });
-        let collected = root.map(|root| collect_all(&[root], &wanted, collector.as_ref()));
+        let collected = root.map(|root| collect_all(&[root], None, &wanted, collector.as_ref()));
         drop(place);
         collected
     });

@@ -56,7 +56,7 @@ use self::plan::{Host, Plan, Shape, make_plan, masked};
 use self::protocol::{Report, ReportKind};
 use self::skeleton::Skeleton;
 use self::slot::{FreeSlots, Look, Slot, SlotLease};
-use crate::collect::{Root, collect_all};
+use crate::collect::{Root, Uppers, collect_all};
 use crate::groups::Groups;
 use crate::kill::Killed;
 use crate::output::{OutputLimit, pipe, pump, watch};
@@ -224,6 +224,7 @@ impl SandboxEnvironment {
             report: watch(made.report)?,
             job,
             roots: made.roots,
+            uppers: made.uppers,
             slot,
             spec,
             owner: self.owner(),
@@ -238,6 +239,7 @@ struct Place {
     report: AsyncFd<OwnedFd>,
     job: script::SealedScript,
     roots: Vec<Root>,
+    uppers: Option<Uppers>,
     /// Dropped after the process, whose death it waits for.
     slot: SlotLease,
     spec: EnvironmentSpec,
@@ -411,12 +413,13 @@ impl Place {
             Vec::new()
         } else {
             let (roots, files) = (std::mem::take(&mut self.roots), std::mem::take(&mut self.spec.collect));
-            let collector = self.spec.collector.take();
-            tokio::task::spawn_blocking(move || collect_all(&roots, &files, collector.as_ref()))
+            let (collector, uppers) = (self.spec.collector.take(), self.uppers.take());
+            tokio::task::spawn_blocking(move || collect_all(&roots, uppers.as_ref(), &files, collector.as_ref()))
                 .await
                 .map_err(|error| step("collect files", io::Error::other(error)))?
         };
         self.roots.clear();
+        self.uppers = None;
         Ok(Exit {
             status,
             killed,

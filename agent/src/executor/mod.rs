@@ -26,7 +26,7 @@ use crate::services::{Lease, ServiceError, Services};
 use action::ActionAttempt;
 pub(crate) use action::ActionFolders;
 use observers::{CaseObserver, Recorder};
-use process::{Account, Place, Process};
+use process::{Account, Place, Process, Strays};
 
 /// What happened to an attempt on its way.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ impl Attempt<'_> {
         let nonce = self.executor.chance.nonce();
         let mut outputs = Vec::new();
         for command in framework.discovery_commands(&place.target, &nonce) {
-            let prepared = place.prepare(command).await.map_err(environment_fault)?;
+            let prepared = place.prepare(command, None).await.map_err(environment_fault)?;
             let mut recorder = Recorder::default();
             let ending = self.process(place, &mut recorder).run(prepared, account).await.map_err(environment_fault)?;
             outputs.push(DiscoveryOutput { standard: recorder.standard, error: recorder.error, ending });
@@ -235,14 +235,17 @@ impl Attempt<'_> {
     ) -> Result<AttemptResult, Fault> {
         let nonce = self.executor.chance.nonce();
         let shard = Shard { target: &place.target, cases: named, nonce: &nonce };
-        let prepared = place.prepare(framework.run_command(&shard)).await.map_err(environment_fault)?;
+        let is_company = named.len() > 1;
+        // Of a file nobody can say which case of several wrote it.
+        let strays = Strays::default();
+        let watched = (!is_company).then_some(&strays);
+        let prepared = place.prepare(framework.run_command(&shard), watched).await.map_err(environment_fault)?;
         let mut observer = CaseObserver::new(framework.reader(&shard), 0);
         let ending = self.process(place, &mut observer).run(prepared, account).await.map_err(environment_fault)?;
         let leaked = ending.leaked;
         let mut summary = observer.finish(self.executor.clock.now(), ending);
-        let is_company = named.len() > 1;
         if !is_company {
-            mark_leaks(&mut summary.reports, leaked);
+            mark_leaks(&mut summary.reports, leaked, &strays.take());
         }
         Ok(AttemptResult::Ran {
             reports: summary.reports,
@@ -269,9 +272,12 @@ impl Attempt<'_> {
             cases: &named[position..=position],
             nonce: &nonces[position],
         };
+        // One after the other they are noted, and taken.
+        let strays = Strays::default();
         let prepare = |place: Place, position: usize| {
             let command: FrameworkCommand = framework.run_command(&shard(position));
-            tokio::spawn(async move { place.prepare(command).await })
+            let strays = strays.clone();
+            tokio::spawn(async move { place.prepare(command, Some(&strays)).await })
         };
         let mut next = None;
         for position in 0..named.len() {
@@ -299,7 +305,7 @@ impl Attempt<'_> {
             };
             let leaked = ending.leaked;
             let mut summary = observer.finish(self.executor.clock.now(), ending);
-            mark_leaks(&mut summary.reports, leaked);
+            mark_leaks(&mut summary.reports, leaked, &strays.take());
             all.append(&mut summary.reports);
             interruption = interruption.or(summary.interruption);
         }
@@ -334,9 +340,10 @@ async fn drain(
     }
 }
 
-fn mark_leaks(reports: &mut [CaseReport], leaked: bool) {
+fn mark_leaks(reports: &mut [CaseReport], leaked: bool, strays: &[String]) {
     for report in reports {
         report.leaked = leaked;
+        report.strays = strays.to_vec();
     }
 }
 

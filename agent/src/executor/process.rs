@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_environment::{
-    Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
+    Collector, Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
     OutputStream, Prepared, SharedNetwork, StagedLayer,
 };
 use muster_frameworks::{Ending, EndingStatus, FrameworkCommand, Stream};
 use muster_model::attempt::{Interruption, Timings, Usage};
 use muster_model::platform::BaseRequest;
-use muster_model::spec::{EnvironmentLimits, TargetSpec};
+use muster_model::spec::{CommandSpec, EnvironmentLimits, TargetSpec};
 use muster_model::{Instant, limits};
 use tokio::sync::mpsc;
 
@@ -20,6 +20,11 @@ use crate::clock::Clock;
 
 /// Chunks between the environment and the framework; a framework that is slow slows the program.
 const OUTPUT_CHUNKS: usize = 16;
+
+/// Where every program may leave what it likes.
+const OWN_PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/dev/shm", "/home/muster"];
+/// Variables that name more such places.
+const OWN_VARIABLES: [&str; 3] = ["HOME", "TMPDIR", "CARGO_TARGET_TMPDIR"];
 
 /// What is done with a program's output.
 pub(super) trait Observer: Send {
@@ -55,6 +60,34 @@ impl Account {
     }
 }
 
+/// What the last program changed outside of its own places.
+#[derive(Clone, Default)]
+pub(super) struct Strays(Arc<Mutex<Vec<String>>>);
+
+impl Strays {
+    /// What was noted since it was asked last.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn collector(&self, own: Vec<PathBuf>) -> Collector {
+        let strays = self.clone();
+        Collector::new(move |remains| {
+            let found = remains.changed_outside(&own).into_iter().map(|path| path.to_string_lossy().into_owned());
+            let found = found.filter(|path| path.len() <= limits::PATH_BYTES_MAX);
+            *strays.0.lock().unwrap_or_else(PoisonError::into_inner) = found.collect();
+        })
+    }
+}
+
+/// Where a program may leave what it likes: its package's directory, temporary directories, its home, and what it was told to write.
+fn own_places(command: &CommandSpec, collect: &[String]) -> Vec<PathBuf> {
+    let told = command.environment.iter().filter(|(name, _)| OWN_VARIABLES.contains(&name.as_str()));
+    let told =
+        told.map(|(_, value)| value).chain([&command.working_directory]).chain(collect).filter(|path| path.len() > 1);
+    OWN_PLACES.into_iter().map(PathBuf::from).chain(told.map(PathBuf::from)).collect()
+}
+
 /// The place that every process of an attempt gets one like.
 #[derive(Clone)]
 pub(super) struct Place {
@@ -69,12 +102,19 @@ pub(super) struct Place {
 
 impl Place {
     /// Makes one.
-    pub(super) async fn prepare(&self, command: FrameworkCommand) -> Result<Box<dyn Prepared>, EnvironmentError> {
+    ///
+    /// With `strays`, what its program changes outside of its own places is noted there.
+    pub(super) async fn prepare(
+        &self,
+        command: FrameworkCommand,
+        strays: Option<&Strays>,
+    ) -> Result<Box<dyn Prepared>, EnvironmentError> {
         let wanted = self.target.limits;
         let FrameworkCommand { mut command, collect } = command;
         let is_own = |(name, _): &(String, String)| !self.variables.iter().any(|(other, _)| other == name);
         command.environment.retain(is_own);
         command.environment.extend(self.variables.iter().cloned());
+        let collector = strays.map(|strays| strays.collector(own_places(&command, &collect)));
         let spec = EnvironmentSpec {
             with_base: self.target.requirements.base != BaseRequest::None,
             layers: self.layers.clone(),
@@ -84,7 +124,7 @@ impl Place {
             output_bytes: output_bytes(wanted),
             profile: wanted.profile,
             collect: collect.into_iter().map(PathBuf::from).collect(),
-            collector: None,
+            collector,
             variables: Default::default(),
             network: self.network.clone(),
         };

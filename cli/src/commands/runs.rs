@@ -10,7 +10,7 @@ use super::{action_why, runs_why};
 use crate::client::{lookup_refusal, refusal};
 use crate::error::ExpectedError;
 use crate::paint::{ColorChoice, Paint};
-use crate::reporter::{case_fields, efficiency_fields, merged, render_case, summary_fields};
+use crate::reporter::{case_fields, efficiency_fields, has_leaked, merged, render_case, summary_fields};
 use crate::table::{Align, Table};
 use crate::text;
 
@@ -178,7 +178,7 @@ fn show_page(shown: &ShowRunResponse, paint: Paint) -> String {
     let remarkable = shown
         .cases
         .iter()
-        .filter(|case| case.leaked || !matches!(case.outcome.as_str(), "passed" | "skipped" | "cancelled"));
+        .filter(|case| has_leaked(case) || !matches!(case.outcome.as_str(), "passed" | "skipped" | "cancelled"));
     for case in remarkable {
         page.push('\n');
         render_case(&mut page, case, paint);

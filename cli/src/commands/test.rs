@@ -20,7 +20,7 @@ use crate::interrupts::Interrupts;
 use crate::paint::{ColorChoice, Paint};
 use crate::project::{self, BuildOutput, KnownImage, PrepareOptions, PreparedRun, Progress, Project, Step};
 use crate::reporter::{
-    GithubReporter, HumanReporter, JsonReporter, JunitReporter, Note, PlainReporter, Reporter, Reporters,
+    DeniedLeaks, GithubReporter, HumanReporter, JsonReporter, JunitReporter, Note, PlainReporter, Reporter, Reporters,
     Tally, github,
 };
 use crate::{submit, text, watch};
@@ -190,7 +190,8 @@ async fn execute(
     };
     let events = watch::follow(fleet.client.clone(), run, watch::PATIENCE);
     let mut tally = Tally::default();
-    let followed = follow(&fleet.client, run, events, reporters, &mut tally, interrupts).await;
+    let denied = arguments.deny_leaks.then(DeniedLeaks::default);
+    let followed = follow(&fleet.client, run, events, denied, reporters, &mut tally, interrupts).await;
     let is_lost = matches!(followed, Err(ExpectedError::Fleet(_)));
     if followed.is_err() && !is_lost && tally.finished.is_none() {
         // Nobody watches it any more, so it is not left running. Why it is not watched is what the user is told.
@@ -207,6 +208,7 @@ async fn follow(
     client: &Client,
     run: u64,
     mut events: mpsc::Receiver<Result<RunEvent, FleetError>>,
+    mut denied: Option<DeniedLeaks>,
     reporters: &mut Reporters,
     tally: &mut Tally,
     interrupts: &mut Interrupts,
@@ -222,7 +224,10 @@ async fn follow(
                     return Err(FleetError::Protocol { message: "the run's events ended before the run".into() }.into());
                 }
                 for event in batch.drain(..) {
-                    let event = event?;
+                    let mut event = event?;
+                    if let Some(denied) = &mut denied {
+                        denied.apply(&mut event);
+                    }
                     tally.count(&event);
                     reporters.event(&event, tally).map_err(ExpectedError::report("the report"))?;
                 }

@@ -92,6 +92,9 @@ pub(super) struct TestArguments {
     /// Execute every case, whatever the cache knows of its result
     #[arg(long, help_heading = "Execution")]
     pub(super) no_cache: bool,
+    /// Fail cases that leave processes behind or write outside of their own places; each has a process of its own, and is executed
+    #[arg(long, help_heading = "Execution")]
+    pub(super) deny_leaks: bool,
     /// Where cases run
     #[arg(long, value_name = "KIND", help_heading = "Execution")]
     pub(super) environment: Option<EnvironmentChoice>,
@@ -210,13 +213,15 @@ impl TestArguments {
     pub(super) fn policy(&self) -> RunPolicy {
         RunPolicy {
             isolation: match self.isolation {
-                IsolationChoice::Auto => Isolation::Auto,
-                IsolationChoice::Process => Isolation::Process,
+                // Of what cases leave behind that share a process, nobody can say whose it is.
+                IsolationChoice::Auto if !self.deny_leaks => Isolation::Auto,
+                IsolationChoice::Auto | IsolationChoice::Process => Isolation::Process,
             },
             retries: self.retries.unwrap_or(0),
             case_timeout: self.timeout.unwrap_or(limits::CASE_TIMEOUT_DEFAULT),
             fail_fast: self.fail_fast,
-            read_cache: !self.no_cache,
+            // A result says nothing of it either when it was made in company.
+            read_cache: !self.no_cache && !self.deny_leaks,
             cache_host_results: self.cache_host_results,
             include_ignored: self.include_ignored,
             only_failed: self.failed,
@@ -273,6 +278,8 @@ mod tests {
         assert_eq!((policy.retries, policy.case_timeout), (0, Duration::from_secs(120)));
         assert!(!policy.read_cache && policy.only_failed);
         assert_eq!(policy.isolation, Isolation::Process);
+        let denying = parse(&["--deny-leaks"]).unwrap().policy();
+        assert_eq!((denying.isolation, denying.read_cache), (Isolation::Process, false));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use muster_proto::v1::CaseFinished;
 
 use super::Tally;
-use super::outcome::{Class, class, company, explanation, title, word};
+use super::outcome::{Class, class, company, explanation, has_leaked, leaks, title, word};
 use crate::paint::Paint;
 use crate::text;
 
@@ -29,8 +29,9 @@ pub(super) fn case_line(case: &CaseFinished, paint: Paint) -> String {
     let padding = padding(word(&case.outcome));
     let time = if case.cached { "cached".into() } else { text::micros(case.duration_us) };
     let leaked = if case.leaked { paint.attention("  leaked processes") } else { String::new() };
+    let strays = if case.strays.is_empty() { String::new() } else { paint.attention("  wrote outside") };
     format!(
-        "{padding}{} {} {}{leaked}",
+        "{padding}{} {} {}{leaked}{strays}",
         painted_word(&case.outcome, paint),
         paint.quiet(&format!("[{time:>9}]")),
         title(case)
@@ -48,8 +49,10 @@ pub(super) fn closing(tally: &Tally, paint: Paint) -> String {
         push_indented(&mut report, failure);
     }
     let of_class = |wanted: Class| tally.remarkable.iter().filter(move |case| class(&case.outcome) == wanted);
-    for case in of_class(Class::Good).chain(of_class(Class::Quiet)).filter(|case| case.leaked) {
-        report.push_str(&heading("LEAK", &format!("{} left processes behind", title(case)), paint));
+    for case in of_class(Class::Good).chain(of_class(Class::Quiet)).filter(|case| has_leaked(case)) {
+        for leak in leaks(case) {
+            report.push_str(&heading("LEAK", &format!("{} {leak}", title(case)), paint));
+        }
     }
     for case in of_class(Class::Suspicious).chain(of_class(Class::Bad)) {
         render_case(&mut report, case, paint);
@@ -84,8 +87,8 @@ pub fn render_case(report: &mut String, case: &CaseFinished, paint: Paint) {
     if let Some(explanation) = explanation(case) {
         report.push_str(&format!("    {explanation}\n"));
     }
-    if case.leaked {
-        report.push_str("    it left processes behind\n");
+    for leak in leaks(case) {
+        report.push_str(&format!("    it {leak}\n"));
     }
     if !case.company.is_empty() {
         report.push_str(&format!("    company: {}\n", company(case)));

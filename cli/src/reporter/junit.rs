@@ -120,6 +120,9 @@ fn test_case(case: &CaseFinished) -> TestCase {
     if case.leaked {
         test_case.add_property(Property::new("leaked", "true"));
     }
+    for stray in &case.strays {
+        test_case.add_property(Property::new("stray", stray));
+    }
     test_case
 }
 

@@ -4,6 +4,7 @@
 //! the client checks for itself is in [`Tally`].
 
 mod closing;
+mod denied;
 pub mod github;
 mod human;
 mod json;
@@ -20,10 +21,12 @@ use std::time::Duration;
 use muster_proto::v1::RunEvent;
 
 pub use closing::render_case;
+pub use denied::DeniedLeaks;
 pub use github::GithubReporter;
 pub use human::HumanReporter;
 pub use json::{JsonReporter, case_fields, efficiency_fields, error_line, merged, summary_fields};
 pub use junit::JunitReporter;
+pub(crate) use outcome::has_leaked;
 pub use plain::PlainReporter;
 pub use tally::Tally;
 

@@ -51,6 +51,21 @@ pub(crate) fn title(case: &CaseFinished) -> String {
     format!("{} {}", text::escape_line(&case.target_name), text::escape_line(&case.name))
 }
 
+/// Whether it left something behind.
+pub(crate) fn has_leaked(case: &CaseFinished) -> bool {
+    case.leaked || !case.strays.is_empty()
+}
+
+/// What it left behind, a clause for each kind.
+pub(crate) fn leaks(case: &CaseFinished) -> Vec<String> {
+    let processes = case.leaked.then(|| "left processes behind".to_owned());
+    let strays = (!case.strays.is_empty()).then(|| {
+        let strays: Vec<String> = case.strays.iter().map(|path| text::escape_line(path)).collect();
+        format!("wrote outside of its own places: {}", strays.join(", "))
+    });
+    processes.into_iter().chain(strays).collect()
+}
+
 /// What an outcome means, where the word alone does not say it.
 pub(crate) fn explanation(case: &CaseFinished) -> Option<String> {
     match case.outcome.as_str() {

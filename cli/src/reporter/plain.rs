@@ -7,6 +7,7 @@ use muster_proto::v1::RunEvent;
 use muster_proto::v1::run_event::Event;
 
 use super::closing::{case_line, closing, padding};
+use super::outcome::has_leaked;
 use super::{Note, Reporter, Tally};
 use crate::paint::Paint;
 use crate::text;
@@ -53,7 +54,7 @@ pub(super) fn note_line(note: &Note, paint: Paint) -> Option<String> {
 pub(super) fn event_line(event: &RunEvent, tally: &Tally, paint: Paint, verbose: bool) -> Option<String> {
     match event.event.as_ref()? {
         Event::CaseFinished(case) => {
-            let simple = matches!(case.outcome.as_str(), "passed" | "skipped" | "cancelled") && !case.leaked;
+            let simple = matches!(case.outcome.as_str(), "passed" | "skipped" | "cancelled") && !has_leaked(case);
             (verbose || !simple).then(|| case_line(case, paint))
         }
         Event::TargetDiscovered(target) if !target.failure.is_empty() => Some(format!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use muster_proto::v1::run_event::Event;
 use muster_proto::v1::{CaseFinished, Efficiency, RunEvent, RunFinished, RunSummary};
 
-use super::outcome::{Class, class};
+use super::outcome::{Class, class, has_leaked};
 use crate::exit_code::ExitCode;
 
 /// A case under way.
@@ -126,7 +126,7 @@ impl Tally {
             Class::Quiet => self.skipped += 1,
         }
         self.flaky += u64::from(case.outcome == "flaky");
-        if matches!(class, Class::Bad | Class::Suspicious) || case.leaked {
+        if matches!(class, Class::Bad | Class::Suspicious) || has_leaked(case) {
             self.remarkable.push(case.clone());
         }
     }

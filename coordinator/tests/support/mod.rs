@@ -129,6 +129,7 @@ fn case_report(case: CaseIndex, name: &str, verdict: Verdict) -> CaseReport {
         output: String::new(),
         never_retry: false,
         leaked: false,
+        strays: Vec::new(),
     }
 }
 

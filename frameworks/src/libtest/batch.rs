@@ -306,7 +306,16 @@ impl Case {
         }
         let duration = self.began.zip(self.ended).map_or(Duration::ZERO, |(began, ended)| ended.since(began));
         let never_retry = self.never_retry && verdict == Verdict::Failed;
-        Some(CaseReport { case: self.index, verdict, duration, message, output, never_retry, leaked: false })
+        Some(CaseReport {
+            case: self.index,
+            verdict,
+            duration,
+            message,
+            output,
+            never_retry,
+            leaked: false,
+            strays: Vec::new(),
+        })
     }
 }
 

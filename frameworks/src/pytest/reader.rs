@@ -112,6 +112,7 @@ impl Reader {
             output,
             never_retry: false,
             leaked: false,
+            strays: Vec::new(),
         };
         case.report = Some(report);
     }
@@ -148,6 +149,7 @@ impl Reader {
             output,
             never_retry: false,
             leaked: false,
+            strays: Vec::new(),
         };
         let words = self.words.into_text();
         let failed = |message: String| (Verdict::Failed, message);

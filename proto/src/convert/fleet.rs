@@ -237,6 +237,7 @@ impl From<&CaseReport> for v1::CaseReport {
             output: report.output.clone(),
             never_retry: report.never_retry,
             leaked: report.leaked,
+            strays: report.strays.clone(),
         }
     }
 }
@@ -246,6 +247,9 @@ impl TryFrom<&v1::CaseReport> for CaseReport {
 
     fn try_from(report: &v1::CaseReport) -> Result<Self, ConvertError> {
         at_most("case_report.output", report.output.len(), 2 * limits::CASE_OUTPUT_BYTES_MAX)?;
+        at_most("case_report.strays", report.strays.len(), limits::STRAYS_TOLD_MAX)?;
+        let longest = report.strays.iter().map(String::len).max().unwrap_or(0);
+        at_most("case_report.strays", longest, limits::PATH_BYTES_MAX)?;
         at_most("case_report.message", report.message.len(), limits::CASE_OUTPUT_BYTES_MAX)?;
         Ok(Self {
             case: CaseIndex(report.case),
@@ -255,6 +259,7 @@ impl TryFrom<&v1::CaseReport> for CaseReport {
             output: report.output.clone(),
             never_retry: report.never_retry,
             leaked: report.leaked,
+            strays: report.strays.clone(),
         })
     }
 }

@@ -189,6 +189,7 @@ fn results() -> impl Strategy<Value = AttemptResult> {
                     output: "output".into(),
                     never_retry,
                     leaked,
+                    strays: if leaked { vec!["/usr/a".into()] } else { Vec::new() },
                 });
             AttemptResult::Ran { reports: reports.collect(), interruption, leaked_in_company: leaked }
         });

@@ -16,7 +16,7 @@ use super::protocol::{Answer, Report, ReportKind, Request, RequestKind};
 use super::script::{SealedScript, seal};
 use super::{Identity, JOB_ID, step};
 use crate::EnvironmentError;
-use crate::collect::Root;
+use crate::collect::{Root, Uppers};
 use crate::groups::ControlGroup;
 
 /// The program, as the build script made it.
@@ -62,6 +62,8 @@ pub(super) struct Made {
     pub(super) process: FirstProcess,
     pub(super) report: OwnedFd,
     pub(super) roots: Vec<Root>,
+    /// What the program changes.
+    pub(super) uppers: Option<Uppers>,
 }
 
 /// What became of a first process.
@@ -159,12 +161,16 @@ impl Launcher {
         let Some((message, descriptors)) = received else {
             return Err(step("make a sandbox", io::Error::other("its first process died")));
         };
-        let mut descriptors = descriptors.into_iter();
+        let (count, mut descriptors) = (descriptors.len(), descriptors.into_iter());
         match descriptors.next() {
             Some(descriptor) if message.kind == ReportKind::Ready as u32 => {
-                let paths = plan.roots.iter().cloned();
-                let roots = paths.zip(descriptors).map(|(path, directory)| Root { path, directory }).collect();
-                Ok(Made { number, plan: plan.clone(), process: FirstProcess { descriptor }, report, roots })
+                // The last one is the tmpfs; of the roots some at the end may not have been opened.
+                let (paths, count) = (plan.roots.iter().cloned(), count.saturating_sub(2));
+                let roots = paths.zip(descriptors.by_ref().take(count));
+                let roots = roots.map(|(path, directory)| Root { path, directory }).collect();
+                let overlays = || plan.overlays.clone();
+                let uppers = descriptors.next().map(|scratch| Uppers { scratch, overlays: overlays() });
+                Ok(Made { number, plan: plan.clone(), process: FirstProcess { descriptor }, report, roots, uppers })
             }
             _ if message.call == u32::MAX => {
                 Err(step("clone a first process", io::Error::from_raw_os_error(message.errno)))

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{JOB_ID, landlock, seccomp};
 use muster_model::limits;
 
-use super::protocol::{COUNTERS, DESCRIPTORS_MAX, LOAD};
+use super::protocol::{COUNTERS, DESCRIPTORS_MAX, LOAD, SCRATCH};
 use super::script::{Argument, Script, SealedScript};
 use super::skeleton::Skeleton;
 use crate::{EnvironmentError, EnvironmentSpec, Profile};
@@ -29,8 +29,6 @@ pub(super) const AT_RECURSIVE: i32 = 0x8000;
 
 /// Directories to be opened keep these numbers, so that option strings can name them before they are open.
 const FIRST_DIRECTORY: i32 = 100;
-/// The one tmpfs of a sandbox.
-const SCRATCH: i32 = 99;
 
 /// The directory of the tmpfs that becomes the root.
 const ROOT: &str = "root";
@@ -71,6 +69,8 @@ pub(super) struct Plan {
     pub(super) setup: SealedScript,
     /// Paths inside that are mounts of their own with files of the program's; the first is `/`.
     pub(super) roots: Vec<PathBuf>,
+    /// Overlays: where they are shown, and the names of their upper directories in the tmpfs.
+    pub(super) overlays: Vec<(PathBuf, String)>,
     /// The directories of the host that are layers.
     pub(super) directories: Vec<PathBuf>,
 }
@@ -175,6 +175,20 @@ fn look_inside(directory: &Path, inside: &Path) -> Option<bool> {
     is_real_directory(&place).then_some(true)
 }
 
+/// Where overlays are shown, the root first, and the names of their upper directories.
+fn upper_directories(roots: &[PathBuf]) -> Vec<(PathBuf, String)> {
+    let names = std::iter::once(ROOT.to_owned()).chain((0..roots.len()).map(part_name));
+    roots.iter().cloned().zip(names.map(|name| upper_name(&name))).collect()
+}
+
+fn part_name(index: usize) -> String {
+    format!("part-{index}")
+}
+
+fn upper_name(name: &str) -> String {
+    format!("{name}.upper")
+}
+
 struct Builder<'a> {
     script: Script,
     directories: i32,
@@ -193,8 +207,9 @@ impl Builder<'_> {
         let overlays = self.overlays(layers, shape.with_base);
         let mut roots = vec![PathBuf::from("/")];
         roots.extend(overlays.iter().map(|overlay| overlay.mount_path.clone()));
-        // One descriptor of a message is the first process's own.
-        roots.truncate(DESCRIPTORS_MAX - 1);
+        let uppers = upper_directories(&roots);
+        // One descriptor of a message is the first process's own, and one the tmpfs.
+        roots.truncate(DESCRIPTORS_MAX - 2);
         self.script.roots(&roots)?;
         self.open_counters();
 
@@ -226,7 +241,7 @@ impl Builder<'_> {
             self.move_mount(format!("mount /{name}"), (*mount).into(), root, name);
         }
         for (index, (overlay, lower)) in overlays.iter().zip(&overlay_lower).enumerate() {
-            let mount = self.overlay(lower, &format!("part-{index}"))?;
+            let mount = self.overlay(lower, &part_name(index))?;
             self.mounts.push((mount, overlay.mount_path.clone()));
         }
         self.own_file_systems();
@@ -234,6 +249,21 @@ impl Builder<'_> {
         for overlay in &overlays {
             self.make_directories(&overlay.mount_path)?;
         }
+        self.move_mounts()?;
+        self.working_directory(layers, working_directory)?;
+        self.mask_processes();
+        self.finish(shape.profile)?;
+        let setup = self.script.seal().map_err(|error| super::step("write a script", error))?;
+        Ok(Plan {
+            setup,
+            roots,
+            overlays: uppers,
+            directories: layers.iter().map(|(directory, _)| directory.clone()).collect(),
+        })
+    }
+
+    /// Puts mounts that are made where they go.
+    fn move_mounts(&mut self) -> Result<(), EnvironmentError> {
         for (mount, path) in std::mem::take(&mut self.mounts) {
             let to = self.script.path(&path)?;
             let empty = self.script.text("");
@@ -243,11 +273,7 @@ impl Builder<'_> {
                 [mount, empty, libc::AT_FDCWD.into(), to, MOVE_MOUNT_F_EMPTY_PATH.into()],
             );
         }
-        self.working_directory(layers, working_directory)?;
-        self.mask_processes();
-        self.finish(shape.profile)?;
-        let setup = self.script.seal().map_err(|error| super::step("write a script", error))?;
-        Ok(Plan { setup, roots, directories: layers.iter().map(|(directory, _)| directory.clone()).collect() })
+        Ok(())
     }
 
     /// Keeps what the kernel counts of this process and its namespace open: the files can't be opened any more when they are hidden.
@@ -362,7 +388,7 @@ impl Builder<'_> {
     }
 
     fn overlay(&mut self, lower: &[i32], name: &str) -> Result<Argument, EnvironmentError> {
-        let upper = format!("{name}.upper");
+        let upper = upper_name(name);
         let work = format!("{name}.work");
         // The root of an overlay looks like its upper directory. Nobody makes files in `/` but the layers; elsewhere it is the program's.
         self.make_scratch_directory(&upper, if name == ROOT { 0o555 } else { 0o755 });
@@ -502,8 +528,11 @@ impl Builder<'_> {
         let arguments = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
         self.script.call("die with the launcher", libc::SYS_prctl, arguments);
         landlock::confine(&mut self.script, self.host.landlock);
-        let arguments = [(LOAD + 1).into(), Argument::Value(u32::MAX.into()), 0.into()];
-        self.script.call("close what is open", libc::SYS_close_range, arguments);
+        // The tmpfs goes to the agent before it is closed.
+        for (first, last) in [(LOAD + 1, (SCRATCH - 1).into()), (SCRATCH + 1, Argument::Value(u32::MAX.into()))] {
+            let arguments = [first.into(), last, 0.into()];
+            self.script.call("close what is open", libc::SYS_close_range, arguments);
+        }
         let program = seccomp::filter(profile)?;
         let count = u16::try_from(program.len()).unwrap_or(u16::MAX);
         let program = self.script.filter_program(count, &seccomp::bytes(&program));
