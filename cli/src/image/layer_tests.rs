@@ -113,7 +113,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// What `docker save` writes of an image.
-fn saved(platform: &Platform, layers: &[Vec<u8>]) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn saved(platform: &Platform, layers: &[Vec<u8>]) -> BTreeMap<String, Vec<u8>> {
     let configuration = configuration(platform, layers).to_string().into_bytes();
     let name = format!("{}.json", hash(&configuration));
     let names: Vec<String> = (0..layers.len()).map(|number| format!("{number}/layer.tar")).collect();

@@ -21,6 +21,8 @@ mod saved;
 mod user;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod layer_tests;
 #[cfg(test)]
 mod tests;
