@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use muster_cache::ActionCache;
 use muster_model::attempt::{AttemptReport, AttemptResult, AttemptStatus, DiscoveredCase};
+use muster_model::key::{ActionKey, services_key};
 use muster_model::{ActionId, AgentId, Epoch, RunId, TargetIndex, limits};
 use muster_proto::convert::AgentHello;
 use muster_proto::v1;
@@ -235,8 +236,9 @@ impl SchedulerTask {
         }
         self.offers_changed |=
             self.agents.note_report(self.surroundings.clock.now(), agent, draining, load_milli, attempts.clone());
+        let warm = services.iter().filter_map(|services| ActionKey::from_hex(&services.key)).collect();
         self.agents.note_services(agent, services);
-        self.tell(Event::AgentReported { agent, draining, attempts });
+        self.tell(Event::AgentReported { agent, draining, attempts, warm });
     }
 
     fn finish_attempt(&mut self, agent: AgentId, report: AttemptReport) {
@@ -400,6 +402,7 @@ fn submitted(
         requirements: prepared.spec.requirements.clone(),
         needs_discovery: needs_discovery(target),
         retries: prepared.spec.policy.retries,
+        services: (!prepared.spec.services.is_empty()).then(|| services_key(&prepared.spec)),
         discovery_tries: discovery_tries.get(&TargetIndex(target as u32)).copied().unwrap_or_default(),
     });
     Event::RunSubmitted {

@@ -24,6 +24,23 @@ impl ActionKey {
     pub fn hex(&self) -> String {
         hex(&self.0)
     }
+
+    /// The key that [`Self::hex`] wrote; none for any other text.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut key = [0; 32];
+        if text.len() != 2 * key.len() {
+            return None;
+        }
+        for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let digit = |digit: u8| match digit {
+                b'0'..=b'9' => Some(digit - b'0'),
+                b'a'..=b'f' => Some(digit - b'a' + 10),
+                _ => None,
+            };
+            *byte = digit(digits[0])? * 16 + digit(digits[1])?;
+        }
+        Some(Self(key))
+    }
 }
 
 impl fmt::Debug for ActionKey {
@@ -379,6 +396,15 @@ mod tests {
         assert_ne!(named_entry_key("gradle", "a", "b"), named_entry_key("gradle", "", "ab"));
         assert_ne!(named_entry_key("gradle", "a", "b"), named_entry_key("ccache", "a", "b"));
         assert_eq!(named_entry_key("gradle", "a", "b"), named_entry_key("gradle", "a", "b"));
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_was_written() {
+        let key = target_key(&target());
+        assert_eq!(ActionKey::from_hex(&key.hex()), Some(key));
+        for wrong in ["", "0a", &key.hex()[1..], &"0A".repeat(32), &"0g".repeat(32), &"\u{e4}".repeat(32)] {
+            assert_eq!(ActionKey::from_hex(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod coordinator;
 mod ledger;
 mod network;
 mod plan;
+mod warm;
 mod world;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ pub struct History {
 }
 
 /// Everything that a hundred seeds must have seen: a simulation in which something never happens says nothing about it.
-pub const SOMETIMES: [&str; 34] = [
+pub const SOMETIMES: [&str; 36] = [
     "action asked for again",
     "action assigned",
     "action cancelled",
@@ -68,6 +69,8 @@ pub const SOMETIMES: [&str; 34] = [
     "recall",
     "returned",
     "run cancelled",
+    "services started",
+    "services warm",
     "withdrawal",
 ];
 

@@ -80,6 +80,11 @@ impl Agent {
         if self.registered.is_some() { &self.classes } else { &[] }
     }
 
+    /// Its load as it is listed under, if it has room.
+    pub(crate) fn load(&self) -> Option<u32> {
+        self.registered?.load
+    }
+
     fn contribution(&self, prefetch: u32) -> Option<Registered> {
         if self.state != AgentState::Connected || self.is_fresh {
             return None;
@@ -211,6 +216,7 @@ impl Scheduler {
     pub(crate) fn remove_agent(&mut self, id: AgentId) {
         self.set_deadline(id, None);
         self.unregister_agent(id);
+        self.warm.replace(id, Vec::new());
         if let Some(agent) = self.agents.remove(&id) {
             for index in agent.surplus {
                 self.surplus.remove(&(index, id));

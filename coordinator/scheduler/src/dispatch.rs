@@ -51,7 +51,10 @@ impl Scheduler {
     fn choose_in(&self, index: ClassIndex) -> Option<(Rank, Choice)> {
         let available = self.classes.get(index).available.iter().take(SEARCH_WIDTH);
         available.copied().find_map(|(load, agent)| {
-            let (share, urgency, choice) = self.choose_for(index, agent)?;
+            let (share, urgency, mut choice) = self.choose_for(index, agent)?;
+            if load < LOAD_FULL {
+                choice.agent = self.prefer_warm(index, choice.run, choice.target, agent);
+            }
             Some(((load >= LOAD_FULL, share, urgency), choice))
         })
     }

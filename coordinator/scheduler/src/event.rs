@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use muster_model::attempt::{AttemptStatus, Interruption, Work};
+use muster_model::key::ActionKey;
 use muster_model::outcome::{CaseOutcome, FaultKind, Verdict};
 use muster_model::platform::{Offer, Requirements};
 use muster_model::spec::Isolation;
@@ -32,6 +33,8 @@ pub enum Event {
         draining: bool,
         /// Every attempt that it holds.
         attempts: Vec<AttemptStatus>,
+        /// The keys of the sets of services that it keeps running for nobody ([`muster_model::key::services_key`]), once for each set.
+        warm: Vec<ActionKey>,
     },
     /// An agent's stream ended, and it has no newer one.
     AgentDisconnected {
@@ -113,7 +116,7 @@ pub struct SchedulingPolicy {
 }
 
 /// A target as a run is submitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TargetSeed {
     /// What an agent must offer.
     pub requirements: Requirements,
@@ -121,6 +124,8 @@ pub struct TargetSeed {
     pub needs_discovery: bool,
     /// How often a case that failed alone is tried again, where that is not what the run's policy says.
     pub retries: Option<u32>,
+    /// The key of the services that its attempts need, if they need any.
+    pub services: Option<ActionKey>,
     /// After a restart: what was charged to its discovery before, as the last [`crate::Command::RecordDiscoveryTries`] said.
     pub discovery_tries: DiscoveryTries,
 }

@@ -36,6 +36,7 @@ impl Scheduler {
         self.assert_actions();
         self.assert_agents();
         self.assert_classes();
+        self.warm.assert_consistent();
     }
 
     fn assert_actions(&self) {

@@ -69,6 +69,9 @@ impl Scheduler {
         if lease.copy_of.is_some() {
             self.copies.insert(epoch);
         }
+        if let Some(services) = self.services_of(run, target) {
+            self.warm.take(agent, services);
+        }
         self.leases.insert(epoch, lease);
         self.change_run_leases(run, |leases| {
             leases.insert(epoch);

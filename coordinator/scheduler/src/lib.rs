@@ -8,7 +8,7 @@
 //!
 //! Each target has a queue of its cases, those that failed last time first, then the unknown ones, then by expected time. Agents are
 //! matched with sets of requirements (*classes*), each kept once. Whenever a class has both work and an agent with room, the agent with the
-//! least load gets a shard of the run with the fewest attempts under way. Shards shrink as the queue does. When the queue is empty
+//! least load, or one that has the work's services warm, gets a shard of the run with the fewest attempts under way. Shards shrink as the queue does. When the queue is empty
 //! and slots are idle, work that waits behind other work is recalled; when there is nothing to recall, what runs longest gets a second copy,
 //! which gives way as soon as something is queued again.
 //!
@@ -55,6 +55,7 @@ mod submit;
 mod timeout;
 mod tries;
 mod view;
+mod warm;
 
 #[cfg(test)]
 mod tests;
@@ -99,6 +100,8 @@ pub struct Scheduler {
     copies: BTreeSet<Epoch>,
     /// Agents that hold more attempts than they have slots, by the classes of those that wait.
     surplus: BTreeSet<(ClassIndex, AgentId)>,
+    /// Services that agents keep running for nobody.
+    warm: warm::Warm,
     /// Times at which a target may go back to an agent that it avoided.
     avoidance_ends: BTreeSet<Instant>,
     /// What closed leases were about, for the mistakes that need it.
@@ -124,6 +127,7 @@ impl Scheduler {
             leases: BTreeMap::new(),
             copies: BTreeSet::new(),
             surplus: BTreeSet::new(),
+            warm: warm::Warm::default(),
             avoidance_ends: BTreeSet::new(),
             #[cfg(feature = "planted-bugs")]
             closed: BTreeMap::new(),
@@ -137,7 +141,9 @@ impl Scheduler {
         self.now = self.now.max(now);
         match event {
             Event::AgentConnected { agent, slots, offer } => self.connect_agent(agent, slots, offer),
-            Event::AgentReported { agent, draining, attempts } => self.note_report(agent, draining, &attempts),
+            Event::AgentReported { agent, draining, attempts, warm } => {
+                self.note_report(agent, draining, &attempts, warm);
+            }
             Event::AgentDisconnected { agent } => self.disconnect_agent(agent),
             Event::RunSubmitted { run, policy, targets } => self.open_run(run, policy, &targets),
             Event::CasesDiscovered { run, target, cases } => self.take_cases(run, target, &cases),

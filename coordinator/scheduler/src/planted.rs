@@ -52,11 +52,13 @@ pub enum PlantedBug {
     ActionPriorityIgnored,
     /// What an invocation has under way does not count when the next action is chosen.
     ActionShareIgnored,
+    /// Work goes to any idle agent, whoever has its services warm.
+    WarmServicesIgnored,
 }
 
 impl PlantedBug {
     /// Every one, in the order of their declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoEpochCheck,
         Self::EpochReused,
         Self::LeaseNeverExpires,
@@ -81,5 +83,6 @@ impl PlantedBug {
         Self::ActionFinishedAgain,
         Self::ActionPriorityIgnored,
         Self::ActionShareIgnored,
+        Self::WarmServicesIgnored,
     ];
 }

@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use muster_model::attempt::{AttemptStatus, Stage};
-use muster_model::limits::{SLOTS_PER_AGENT_MAX, SPOOL_ATTEMPTS_MAX};
+use muster_model::key::ActionKey;
+use muster_model::limits::{SLOTS_PER_AGENT_MAX, SPOOL_ATTEMPTS_MAX, WARM_SERVICES_MAX};
 use muster_model::platform::Offer;
 use muster_model::{AgentId, Epoch};
 
@@ -35,12 +36,20 @@ impl Scheduler {
         self.refresh_agent(id);
     }
 
-    pub(crate) fn note_report(&mut self, id: AgentId, draining: bool, attempts: &[AttemptStatus]) {
+    pub(crate) fn note_report(
+        &mut self,
+        id: AgentId,
+        draining: bool,
+        attempts: &[AttemptStatus],
+        mut warm: Vec<ActionKey>,
+    ) {
         let now = self.now;
         let Some(agent) = self.agents.get_mut(&id) else { return };
         if agent.state == AgentState::Disconnected {
             return;
         }
+        warm.truncate(WARM_SERVICES_MAX);
+        self.warm.replace(id, warm);
         agent.heard = now;
         let was_fresh = core::mem::replace(&mut agent.is_fresh, false);
         agent.state = if draining { AgentState::Draining } else { AgentState::Connected };

@@ -6,6 +6,7 @@ use core::cmp::Reverse;
 use core::ops::Range;
 use core::time::Duration;
 
+use muster_model::key::ActionKey;
 use muster_model::outcome::{CaseOutcome, RunOutcome};
 use muster_model::{ActionId, AgentId, CaseIndex, Epoch, Instant, TargetIndex};
 
@@ -55,6 +56,8 @@ pub(crate) struct Target {
     /// For a target that stands for an action.
     pub(crate) action: Option<ActionNote>,
     pub(crate) class: ClassIndex,
+    /// The key of the services that its attempts need.
+    pub(crate) services: Option<ActionKey>,
     /// How often a case that failed alone is tried again.
     pub(crate) retries: u32,
     pub(crate) discovery: Discovery,
@@ -85,6 +88,7 @@ impl Target {
         Self {
             action: None,
             class,
+            services: None,
             retries,
             discovery: if needs_discovery { Discovery::Queued } else { Discovery::Awaited },
             discovery_tries: DiscoveryTries::default(),

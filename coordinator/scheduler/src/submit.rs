@@ -27,6 +27,7 @@ impl Scheduler {
             let class = self.acquire_class(&seed.requirements);
             let mut target = Target::new(class, seed.needs_discovery, seed.retries.unwrap_or(policy.retries));
             target.discovery_tries = seed.discovery_tries;
+            target.services = seed.services;
             #[cfg(feature = "planted-bugs")]
             if self.is_planted(crate::PlantedBug::TriesForgotten) {
                 target.discovery_tries = Default::default();

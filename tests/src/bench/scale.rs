@@ -81,7 +81,7 @@ impl Crowd {
             running: (position == 0).then_some(0),
         };
         let attempts = held.into_iter().enumerate().map(status).collect();
-        self.handle(Event::AgentReported { agent, draining: false, attempts });
+        self.handle(Event::AgentReported { agent, draining: false, attempts, warm: Vec::new() });
     }
 
     /// Runs everything to its end.
@@ -170,12 +170,7 @@ fn one(agents: u64, cases: usize) -> Round {
         finished: false,
     };
     let run = RunId(1);
-    let targets = vec![TargetSeed {
-        requirements: Requirements::default(),
-        needs_discovery: false,
-        retries: None,
-        discovery_tries: Default::default(),
-    }];
+    let targets = vec![TargetSeed { requirements: Requirements::default(), ..TargetSeed::default() }];
     crowd.handle(Event::RunSubmitted { run, policy: SchedulingPolicy::default(), targets });
     let start = std::time::Instant::now();
     crowd.handle(Event::CasesDiscovered { run, target: TargetIndex(0), cases: seeds });

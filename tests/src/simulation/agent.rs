@@ -6,6 +6,8 @@ use core::time::Duration;
 
 use muster_agent_state::{Config, Event, Machine};
 use muster_model::attempt::{Interruption, Stage, Work};
+use muster_model::key::ActionKey;
+use muster_model::limits::WARM_SERVICES_MAX;
 use muster_model::outcome::{FaultKind, Verdict};
 use muster_model::{AgentId, CaseIndex, Epoch, Instant};
 use muster_scheduler::{AttemptEnd, CaseEnd};
@@ -59,6 +61,10 @@ pub(super) struct Agent {
     /// Those of them that have no environment any more.
     pub(super) delivering: BTreeSet<Epoch>,
     pub(super) gone_for_good: bool,
+    /// Services that run for nobody.
+    pub(super) warm: Vec<ActionKey>,
+    /// Services that attempts use.
+    lent: BTreeMap<Epoch, ActionKey>,
     random: Random,
     planted: Planted,
 }
@@ -79,6 +85,8 @@ impl Agent {
             running: BTreeMap::new(),
             delivering: BTreeSet::new(),
             gone_for_good: false,
+            warm: Vec::new(),
+            lent: BTreeMap::new(),
             random,
             planted,
         };
@@ -103,6 +111,8 @@ impl Agent {
         self.running.clear();
         self.delivering.clear();
         self.contents.clear();
+        self.warm.clear();
+        self.lent.clear();
         self.heard = now;
         self.told = now;
         #[allow(unused_mut, reason = "planted bugs change it")]
@@ -186,6 +196,21 @@ impl Agent {
         let leaked_in_company = company && self.random.happens(5);
         steps.push((pause, Step::End(AttemptEnd::Ran { cases: ends, interruption, leaked_in_company })));
         steps
+    }
+
+    /// Takes warm services for an attempt, or starts them.
+    pub(super) fn borrow_services(&mut self, epoch: Epoch, key: ActionKey) {
+        if let Some(position) = self.warm.iter().position(|warm| *warm == key) {
+            self.warm.swap_remove(position);
+        }
+        self.lent.insert(epoch, key);
+    }
+
+    /// Keeps what an attempt has used.
+    pub(super) fn give_services_back(&mut self, epoch: Epoch) {
+        self.warm.extend(self.lent.remove(&epoch));
+        let surplus = self.warm.len().saturating_sub(WARM_SERVICES_MAX);
+        self.warm.drain(..surplus);
     }
 
     pub(super) fn some_time(&mut self, low_ms: u64, high_ms: u64) -> Duration {

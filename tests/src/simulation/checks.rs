@@ -43,7 +43,7 @@ impl LeaseCheck {
             assert!(epochs.len() <= 2, "I5: {case:?} has {} leases", epochs.len());
         }
         self.open.insert(epoch, (agent, cases));
-        let held = self.open.values().filter(|(holder, _)| *holder == agent).count();
+        let held = self.held(agent);
         let room = (slots + PREFETCH_PER_AGENT) as usize;
         assert!(held <= room, "I7: agent {agent} was given {held} attempts and has room for {room}");
     }
@@ -67,6 +67,16 @@ impl LeaseCheck {
                 }
             }
         }
+    }
+
+    /// How many attempts an agent holds.
+    pub(super) fn held(&self, agent: AgentId) -> usize {
+        self.open.values().filter(|(holder, _)| *holder == agent).count()
+    }
+
+    /// Whether somebody has any of these cases already.
+    pub(super) fn is_leased(&self, content: &Content) -> bool {
+        cases_of(content).iter().any(|case| self.by_case.get(case).is_some_and(|epochs| !epochs.is_empty()))
     }
 
     /// How many leases are open.

@@ -17,6 +17,7 @@ use super::checks::{CaseName, LeaseCheck};
 use super::ledger::{Ledger, Record};
 use super::network::{Content, Message};
 use super::plan::{PlannedRun, PlannedTarget, Planted};
+use super::warm::WarmCheck;
 
 /// So few that every history with actions needs several blocks.
 const EPOCHS_RESERVED: u64 = 16;
@@ -52,6 +53,7 @@ pub(super) struct Coordinator {
     /// What each agent has said of itself.
     pub(super) slots: BTreeMap<AgentId, u32>,
     pub(super) leases: LeaseCheck,
+    warm: WarmCheck,
     /// How the runs ended that have, published.
     pub(super) published: BTreeMap<RunId, (RunOutcome, usize)>,
     /// How often an agent was lost with a case in its hands.
@@ -82,6 +84,7 @@ impl Coordinator {
             connections: BTreeMap::new(),
             slots: BTreeMap::new(),
             leases: LeaseCheck::default(),
+            warm: WarmCheck::default(),
             published: BTreeMap::new(),
             losses: BTreeMap::new(),
             room,
@@ -116,6 +119,7 @@ impl Coordinator {
         let first = state.first_epoch();
         let mut scheduler = Scheduler::new(config, first);
         self.leases.restore(&state.open, first);
+        self.warm = WarmCheck::default();
         // A run whose end was durable and not yet told: its watchers read it from the ledger.
         for (&run, &outcome) in &state.finished {
             self.published.entry(run).or_insert((outcome, 0));
@@ -123,7 +127,9 @@ impl Coordinator {
         for &run in state.runs.iter().filter(|run| !state.finished.contains_key(run)) {
             let planned = &plans[run.0 as usize];
             let discovered = |target: usize| state.discovered.contains(&(run, TargetIndex(target as u32)));
-            scheduler.handle_event(now, submitted(run, planned, discovered, &state.discovery_tries));
+            let event = submitted(run, planned, discovered, &state.discovery_tries);
+            self.warm.observe(now, &event);
+            scheduler.handle_event(now, event);
             for (target, cases) in planned.targets.iter().enumerate().filter(|(target, _)| discovered(*target)) {
                 let target = TargetIndex(target as u32);
                 let mut seeds = seeds(cases);
@@ -168,6 +174,7 @@ impl Coordinator {
             _ => None,
         });
         if let Some(scheduler) = &mut self.scheduler {
+            self.warm.observe(now, &event);
             scheduler.handle_event(now, event);
             self.drain(reported);
         }
@@ -176,6 +183,7 @@ impl Coordinator {
     /// Takes in that time has passed.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if let Some(scheduler) = &mut self.scheduler {
+            self.warm.tick(now);
             scheduler.handle_timeout(now);
             self.drain(None);
         }
@@ -207,6 +215,12 @@ impl Coordinator {
             Command::RecordLease { epoch, agent, run, target, work } => {
                 let content = Content { run, target, work };
                 let slots = self.slots.get(&agent).copied().unwrap_or_default();
+                let is_copy = self.leases.is_leased(&content);
+                match self.warm.leased(agent, run, target, is_copy, |agent| self.leases.held(agent)) {
+                    Some(true) => self.room.sometimes("services warm"),
+                    Some(false) => self.room.sometimes("services started"),
+                    None => {}
+                }
                 self.leases.opened(epoch, agent, slots, &content);
                 self.contents.insert(epoch, content.clone());
                 self.ledger.append(Record::Lease { epoch, agent, content });
@@ -404,6 +418,7 @@ pub(super) fn submitted(
         requirements: target.requirements.clone(),
         needs_discovery: !discovered(position),
         retries: target.retries,
+        services: target.services,
         discovery_tries: discovery_tries.get(&(run, TargetIndex(position as u32))).copied().unwrap_or_default(),
     });
     Event::RunSubmitted { run, policy: planned.policy, targets: targets.collect() }

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use muster_agent_state::Desired;
 use muster_model::attempt::{AttemptStatus, Work};
+use muster_model::key::ActionKey;
 use muster_model::{AgentId, Epoch, Instant, RunId, TargetIndex};
 use muster_scheduler::AttemptEnd;
 
@@ -24,7 +25,12 @@ pub(super) struct Content {
 #[derive(Clone, Debug)]
 pub(super) enum Message {
     /// An agent's report.
-    Report { draining: bool, attempts: Vec<AttemptStatus>, finished: Vec<(Epoch, AttemptEnd)> },
+    Report {
+        draining: bool,
+        attempts: Vec<AttemptStatus>,
+        finished: Vec<(Epoch, AttemptEnd)>,
+        warm: Vec<ActionKey>,
+    },
     /// A coordinator's desired state.
     Desired { attempts: Vec<(Desired, Option<Content>)>, acknowledged: Vec<Epoch> },
 }

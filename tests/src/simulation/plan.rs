@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use muster_model::key::ActionKey;
 use muster_model::platform::{EnvironmentKind, Offer, Properties, Requirements};
 use muster_model::spec::Isolation;
 use muster_scheduler::SchedulingPolicy;
@@ -56,6 +57,8 @@ pub(super) struct PlannedTarget {
     pub(super) requirements: Requirements,
     /// Instead of the run's.
     pub(super) retries: Option<u32>,
+    /// The services that its attempts need.
+    pub(super) services: Option<ActionKey>,
     pub(super) cases: Vec<PlannedCase>,
 }
 
@@ -155,7 +158,8 @@ fn target(random: &mut Random, hostile: bool) -> PlannedTarget {
     let cases = (0..random.between(0, 60)).map(|_| case(random, hostile, mean_ms, trouble)).collect();
     let retries = random.happens(200).then(|| random.between(0, 3) as u32);
     let requirements = Requirements { properties: Properties::new(pool), ..Requirements::default() };
-    PlannedTarget { requirements, retries, cases }
+    let services = random.happens(400).then(|| ActionKey([random.between(1, 2) as u8; 32]));
+    PlannedTarget { requirements, retries, services, cases }
 }
 
 fn case(random: &mut Random, hostile: bool, mean_ms: u64, trouble: u64) -> PlannedCase {

@@ -314,7 +314,7 @@ impl World {
     }
 
     fn arrive_at_coordinator(&mut self, position: usize, connection: u64, message: Message) {
-        let Message::Report { draining, attempts, finished } = message else { return };
+        let Message::Report { draining, attempts, finished, warm } = message else { return };
         if self.coordinator.scheduler.is_none() {
             return;
         }
@@ -336,7 +336,7 @@ impl World {
             self.coordinator.leases.started(status.epoch);
         }
         self.coordinator.listed(agent, attempts.iter().map(|status| status.epoch).collect());
-        self.coordinator.handle(self.now, Event::AgentReported { agent, draining, attempts });
+        self.coordinator.handle(self.now, Event::AgentReported { agent, draining, attempts, warm });
     }
 
     fn plan_view(&self, position: usize) -> PlanView {
@@ -549,7 +549,8 @@ impl World {
         let draining = machine.view().draining;
         let finished =
             finished.into_iter().filter_map(|epoch| Some((epoch, agent.spool.get(&epoch)?.clone()))).collect();
-        self.send(position, Way::ToCoordinator, connection, &Message::Report { draining, attempts, finished });
+        let warm = agent.warm.clone();
+        self.send(position, Way::ToCoordinator, connection, &Message::Report { draining, attempts, finished, warm });
     }
 
     fn start_attempt(&mut self, position: usize, epoch: Epoch) {
@@ -560,6 +561,10 @@ impl World {
         assert!(again.is_none(), "epoch {epoch} is started while it runs");
         assert!(agent.keeps_to_its_slots(), "I7: agent {} is above its slots", agent.id);
         let permille = if self.calm { 0 } else { self.plan.weather.environment_fault_permille };
+        let run = self.plan.runs.get(content.run.0 as usize);
+        if let Some(key) = run.and_then(|run| run.targets.get(content.target.0 as usize)?.services) {
+            agent.borrow_services(epoch, key);
+        }
         let mut script = match &content.work {
             Work::Action => agent.script(&content, &[], &mut self.tries, permille),
             Work::Discover | Work::Cases { .. } => {
@@ -620,7 +625,10 @@ impl World {
                 let step = Step::Ended { reported: true };
                 return self.at(delay, Happening::Step { agent: position, life, epoch, step });
             }
-            Step::Ended { reported } => machine.handle_event(clock, state::Event::AttemptEnded { epoch, reported }),
+            Step::Ended { reported } => {
+                machine.handle_event(clock, state::Event::AttemptEnded { epoch, reported });
+                agent.give_services_back(epoch);
+            }
         }
         if let Some(machine) = &self.agents[position].machine {
             machine.assert_invariants();

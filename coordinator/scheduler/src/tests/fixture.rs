@@ -101,7 +101,7 @@ impl World {
 
     pub(super) fn report(&mut self, agent: u64, attempts: &[AttemptStatus]) {
         let attempts = attempts.to_vec();
-        self.event(Event::AgentReported { agent: AgentId(agent), draining: false, attempts });
+        self.event(Event::AgentReported { agent: AgentId(agent), draining: false, attempts, warm: Vec::new() });
     }
 
     pub(super) fn disconnect(&mut self, agent: u64) {
@@ -115,12 +115,7 @@ impl World {
     }
 
     pub(super) fn submit(&mut self, run: RunId, policy: SchedulingPolicy, targets: usize) {
-        let seed = TargetSeed {
-            requirements: requirements(),
-            needs_discovery: false,
-            retries: None,
-            discovery_tries: Default::default(),
-        };
+        let seed = TargetSeed { requirements: requirements(), ..TargetSeed::default() };
         self.event(Event::RunSubmitted { run, policy, targets: vec![seed; targets] });
     }
 

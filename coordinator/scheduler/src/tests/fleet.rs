@@ -315,7 +315,7 @@ fn a_draining_agent_gets_nothing_new_and_its_waiting_work_is_recalled() {
     world.run(policy, cases);
     let leases = world.leases();
     let attempts = vec![status(&leases[0], Stage::Running, Some(0)), status(&leases[1], Stage::Waiting, None)];
-    world.event(Event::AgentReported { agent: AgentId(1), draining: true, attempts });
+    world.event(Event::AgentReported { agent: AgentId(1), draining: true, attempts, warm: Vec::new() });
     let recalled = Command::Recall { agent: AgentId(1), epoch: leases[1].epoch };
     assert!(world.take().contains(&recalled));
     world.fault(&leases[1], FaultKind::Returned);
@@ -390,15 +390,8 @@ fn slots_are_shared_between_runs() {
 fn discovery_is_an_attempt_and_a_failed_one_fails_the_run() {
     let mut world = World::new();
     world.agent(1, 2);
-    let targets = vec![
-        TargetSeed {
-            requirements: requirements(),
-            needs_discovery: true,
-            retries: None,
-            discovery_tries: Default::default()
-        };
-        2
-    ];
+    let seed = TargetSeed { requirements: requirements(), needs_discovery: true, ..TargetSeed::default() };
+    let targets = vec![seed; 2];
     world.event(Event::RunSubmitted { run: RUN, policy: policy(), targets });
     let leases = world.leases();
     assert!(leases.iter().all(|lease| lease.work == Work::Discover));

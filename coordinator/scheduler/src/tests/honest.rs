@@ -99,7 +99,7 @@ struct Fleet {
 impl Fleet {
     fn new(policy: SchedulingPolicy, cases: Vec<Vec<CaseSeed>>) -> Self {
         let mut world = World::new();
-        let targets = std::vec![TargetSeed { requirements: requirements(), needs_discovery: true, retries: None, discovery_tries: Default::default() }; cases.len()];
+        let targets = std::vec![TargetSeed { requirements: requirements(), needs_discovery: true, ..TargetSeed::default() }; cases.len()];
         world.event(Event::RunSubmitted { run: RunId(1), policy, targets: targets.clone() });
         world.event(Event::RunSubmitted { run: RunId(2), policy, targets });
         let mut fleet = Self {
@@ -138,7 +138,7 @@ impl Fleet {
                 running: running(*stage, work),
             });
             let attempts = attempts.collect();
-            self.world.event(Event::AgentReported { agent: AgentId(agent as u64), draining: false, attempts });
+            self.world.event(Event::AgentReported { agent: AgentId(agent as u64), draining: false, attempts, warm: Vec::new() });
         }
         self.obey();
     }

@@ -269,12 +269,7 @@ fn poison_stays_under_suspicion_over_a_restart() {
 fn a_target_may_have_retries_of_its_own() {
     let mut world = World::new();
     world.agent(1, 1);
-    let targets = vec![TargetSeed {
-        requirements: requirements(),
-        needs_discovery: false,
-        retries: Some(1),
-        discovery_tries: Default::default(),
-    }];
+    let targets = vec![TargetSeed { requirements: requirements(), retries: Some(1), ..TargetSeed::default() }];
     world.event(Event::RunSubmitted { run: RUN, policy: policy(), targets });
     world.event(Event::CasesDiscovered { run: RUN, target: TARGET, cases: vec![known(10)] });
     for verdict in [FAILED, PASSED] {

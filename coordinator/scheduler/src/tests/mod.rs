@@ -5,3 +5,4 @@ mod fixture;
 mod fleet;
 mod honest;
 mod ladder;
+mod warm;
