@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_agent_state::Machine;
+use muster_model::platform::Offer;
 use muster_model::{AgentId, limits};
 use muster_proto::convert::AgentHello;
 use tokio::sync::{Mutex, mpsc};
@@ -61,11 +62,12 @@ impl Agent {
         let id = data.identity(&chance)?;
         let (spool, restored) = Spool::open(&data.spool())?;
         let clock = Clock::start();
+        let offer = Offer { slots: config.slots, memory_bytes: config.memory_bytes, ..offered.offer };
         let hello = AgentHello {
             agent: id,
             name: config.name.clone(),
             slots: config.slots,
-            offer: offered.offer.clone(),
+            offer: offer.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (progress_sender, progress) = mpsc::channel(PROGRESS_WAITING);
@@ -74,7 +76,7 @@ impl Agent {
             environments: offered.environments,
             folders: ActionFolders::new(data.actions()?, offered.owner),
             services: Services::new(data.services()?, offered.owner),
-            offer: offered.offer,
+            offer,
             clock,
             chance: Arc::clone(&chance),
             progress: progress_sender,

@@ -17,6 +17,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Attempts at one time, from 1 to [`limits::SLOTS_PER_AGENT_MAX`].
     pub slots: u32,
+    /// Memory that attempts can set aside, in bytes.
+    pub memory_bytes: u64,
     /// For people.
     pub name: String,
     /// Offered besides `os`, `arch`, `hostname`, `OSFamily` and `ISA`, over which they win.
@@ -39,6 +41,7 @@ impl Config {
             coordinator: coordinator.into(),
             data: data.into(),
             slots: default_slots(),
+            memory_bytes: machine_memory(),
             name: hostname(),
             labels: Properties::default(),
             environments: vec![EnvironmentKind::Sandbox, EnvironmentKind::Host],
@@ -92,6 +95,14 @@ fn instruction_set() -> &'static str {
 fn default_slots() -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     u32::try_from(processors).unwrap_or(u32::MAX).min(limits::SLOTS_PER_AGENT_MAX)
+}
+
+/// The memory of this machine, in bytes (`proc_meminfo(5)`); 0 where that can't be read.
+pub fn machine_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kibibytes = total.and_then(|total| total.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0).saturating_mul(1024)
 }
 
 /// The host's name, or `agent` on a host that has none.

@@ -27,5 +27,5 @@ mod sync_loop;
 mod tests;
 
 pub use agent::Agent;
-pub use config::Config;
+pub use config::{Config, machine_memory};
 pub use error::AgentError;

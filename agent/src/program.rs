@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Attempts at one time [default: one for each processor]
     #[arg(long, value_name = "N")]
     pub slots: Option<u32>,
+    /// Memory that attempts can set aside, with K, M, G or T for powers of 1024 [default: the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
     /// A property that work can ask for; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
@@ -55,6 +58,7 @@ struct File {
     coordinator: Option<String>,
     data: Option<PathBuf>,
     slots: Option<u32>,
+    memory: Option<Size>,
     name: Option<String>,
     #[serde(default)]
     labels: std::collections::BTreeMap<String, String>,
@@ -175,6 +179,7 @@ fn configure(arguments: Arguments) -> Result<Config, AgentError> {
     let data = arguments.data.or(file.data).map_or_else(default_data, Ok)?;
     let mut config = Config::new(coordinator.unwrap_or_else(|| COORDINATOR_DEFAULT.to_owned()), data);
     config.slots = arguments.slots.or(file.slots).unwrap_or(config.slots);
+    config.memory_bytes = arguments.memory.or(file.memory.map(|size| size.0)).unwrap_or(config.memory_bytes);
     config.name = arguments.name.or(file.name).unwrap_or(config.name);
     for (key, value) in file.labels.into_iter().chain(arguments.labels) {
         config.labels.set(key, value);
@@ -252,7 +257,7 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.toml");
-        let text = "slots = 3\nname = \"from-file\"\nenvironments = [\"host\"]\ncache-size = \"2G\"\n\
+        let text = "slots = 3\nmemory = \"4G\"\nname = \"from-file\"\nenvironments = [\"host\"]\ncache-size = \"2G\"\n\
                     data = \"/data\"\n[labels]\nzone = \"a\"\nrack = \"1\"\n";
         std::fs::write(&path, text).unwrap();
         let arguments = Arguments {
@@ -264,7 +269,7 @@ mod tests {
         let config = configure(arguments).unwrap();
         assert_eq!((config.slots, config.name.as_str()), (5, "from-file"));
         assert_eq!(config.coordinator, COORDINATOR_DEFAULT);
-        assert_eq!(config.cache_bytes, 2 << 30);
+        assert_eq!((config.cache_bytes, config.memory_bytes), (2 << 30, 4 << 30));
         assert_eq!(config.environments, [EnvironmentKind::Host]);
         let labels: Vec<_> = config.labels.iter().collect();
         assert_eq!(labels, [("rack", "1"), ("zone", "b")]);
@@ -273,7 +278,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line_and_column() {
         insta::assert_snapshot!(file("slots = 2\n  slotz = 3\n").unwrap_err(), @r"
-        error: agent.toml:2:3: unknown field `slotz`, expected one of `coordinator`, `data`, `slots`, `name`, `labels`, `environments`, `cache-size`
+        error: agent.toml:2:3: unknown field `slotz`, expected one of `coordinator`, `data`, `slots`, `memory`, `name`, `labels`, `environments`, `cache-size`
         hint: the keys are the flags of muster-agent --help; labels are a table
         ");
         insta::assert_snapshot!(file("environments = [\"docker\"]\n").unwrap_err(), @r#"

@@ -58,6 +58,8 @@ pub(crate) struct SyncLoop {
     finished: HashMap<Epoch, v1::AttemptReport>,
     /// Attempts whose reports need not outlive this process.
     unspooled: HashSet<Epoch>,
+    /// The number of the last desired state on this connection.
+    heard: u64,
     outgoing: Option<mpsc::Sender<v1::AgentReport>>,
     outbox: VecDeque<v1::AgentReport>,
     attempts: JoinSet<(Epoch, Option<v1::AttemptReport>)>,
@@ -83,6 +85,7 @@ impl SyncLoop {
             running: HashMap::new(),
             finished: HashMap::new(),
             unspooled: HashSet::new(),
+            heard: 0,
             outgoing: None,
             outbox: VecDeque::new(),
             attempts: JoinSet::new(),
@@ -164,6 +167,7 @@ impl SyncLoop {
             Signal::Received(state) => self.on_desired(&state),
             Signal::Closed => {
                 self.outgoing = None;
+                self.heard = 0;
                 self.outbox.clear();
                 self.event(Event::Disconnected);
             }
@@ -174,10 +178,12 @@ impl SyncLoop {
         let now = self.parts.clock.now();
         let mut attempts = Vec::with_capacity(state.attempts.len());
         for wire in &state.attempts {
-            let mut desired = Desired { epoch: Epoch(wire.epoch), carries_assignment: false, recall: wire.recall };
+            let (epoch, recall) = (Epoch(wire.epoch), wire.recall);
+            let mut desired = Desired { epoch, recall, carries_assignment: false, slots: 0 };
             match DesiredEntry::try_from(wire) {
                 Ok(DesiredEntry { assignment: Some(assignment), .. }) => {
                     desired.carries_assignment = true;
+                    desired.slots = assignment.slots();
                     self.assignments.entry(desired.epoch).or_insert((assignment, now));
                 }
                 Ok(_) => {}
@@ -187,6 +193,7 @@ impl SyncLoop {
         }
         let acknowledged = state.acknowledged.iter().copied().map(Epoch).collect();
         let lease = Duration::from_millis(state.lease_ms);
+        self.heard = state.number;
         self.event(Event::DesiredReceived { attempts, acknowledged, lease });
     }
 
@@ -279,6 +286,8 @@ impl SyncLoop {
             draining: self.parts.machine.view().draining,
             load_milli: self.load.read(self.parts.clock.now()),
             services: self.parts.executor.services.warm(),
+            ending: self.parts.machine.ending().map(|epoch| epoch.0).collect(),
+            heard: self.heard,
             ..v1::AgentReport::default()
         };
         self.parts.hello.write_into(&mut report);

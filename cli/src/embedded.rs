@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use muster_agent::Agent;
+use muster_agent::{Agent, machine_memory};
 use muster_coordinator::Coordinator;
 use muster_environment::{BaseConfig, HostBase};
 use tokio::task::spawn_blocking;
@@ -119,6 +119,7 @@ async fn start_agent(
     let name = format!("agent-{number}");
     let mut config = muster_agent::Config::new(url, options.data.join(&name));
     config.slots = options.slots;
+    config.memory_bytes = machine_memory() / u64::from(options.agents.max(1));
     config.name.clone_from(&name);
     config.base = base;
     Agent::start(config).await.map_err(|error| start_error(&name, error))

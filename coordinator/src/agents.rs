@@ -52,6 +52,10 @@ pub(crate) struct Agent {
     pub(crate) last_heard: Instant,
     pub(crate) attempts: Vec<AttemptStatus>,
     desired: BTreeMap<Epoch, Desired>,
+    /// Attempts that it may still be running although it should not, with the number of the first state that was sent without them.
+    withdrawn: BTreeMap<Epoch, u64>,
+    /// The number of the last state that was sent on this stream.
+    sent: u64,
     acknowledged: BTreeSet<Epoch>,
 }
 
@@ -66,6 +70,8 @@ impl Agent {
             last_heard: now,
             attempts: Vec::new(),
             desired: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
+            sent: 0,
             acknowledged: BTreeSet::new(),
         }
     }
@@ -89,9 +95,17 @@ impl Agent {
         self.attempts = attempts;
     }
 
+    /// Takes note of which attempts that it should not have it has not: those that it knows not to have, and is not still ending.
+    fn note_vacated(&mut self, heard: u64, ending: &BTreeSet<Epoch>) -> Vec<Epoch> {
+        let is_held = |epoch: &Epoch| ending.contains(epoch) || self.attempts.iter().any(|held| held.epoch == *epoch);
+        let is_vacated = |epoch: &Epoch, number: &mut u64| *number <= heard && !is_held(epoch);
+        self.withdrawn.extract_if(.., is_vacated).map(|(epoch, _)| epoch).collect()
+    }
+
     /// The state in one message. An assignment that does not fit any more waits for the next: leaving it out is safe, because an agent that
     /// does not hold an attempt has nothing to kill.
-    fn desired_state(&self, generation: u64, lease_time: Duration) -> v1::DesiredState {
+    fn desired_state(&mut self, generation: u64, lease_time: Duration) -> v1::DesiredState {
+        self.sent += 1;
         let mut attempts = Vec::with_capacity(self.desired.len());
         let mut bytes = 0;
         for (&epoch, desired) in &self.desired {
@@ -107,6 +121,7 @@ impl Agent {
             acknowledged: self.acknowledged.iter().map(|epoch| epoch.0).collect(),
             generation,
             lease_ms: u64::try_from(lease_time.as_millis()).unwrap_or(u64::MAX),
+            number: self.sent,
         }
     }
 }
@@ -147,6 +162,9 @@ impl Agents {
         agent.connection = Some(Connection { number, sender });
         agent.hello = Some(hello);
         agent.last_heard = now;
+        agent.sent = 0;
+        // Every state on this stream is without them.
+        agent.withdrawn.values_mut().for_each(|number| *number = 1);
         agent.desired.values_mut().for_each(|desired| desired.is_listed = false);
     }
 
@@ -163,7 +181,7 @@ impl Agents {
         }
     }
 
-    /// What an agent said of itself; whether it changed its mind about taking work.
+    /// What an agent said of itself: whether it changed its mind about taking work, and which attempts that it should not have it has not any more.
     pub(crate) fn note_report(
         &mut self,
         now: Instant,
@@ -171,12 +189,14 @@ impl Agents {
         draining: bool,
         load_milli: u32,
         attempts: Vec<AttemptStatus>,
-    ) -> bool {
-        let Some(state) = self.agents.get_mut(&agent) else { return false };
+        (heard, ending): (u64, &BTreeSet<Epoch>),
+    ) -> (bool, Vec<Epoch>) {
+        let Some(state) = self.agents.get_mut(&agent) else { return (false, Vec::new()) };
         state.last_heard = now;
         state.load_milli = load_milli;
         state.note_attempts(attempts);
-        std::mem::replace(&mut state.draining, draining) != draining
+        let vacated = state.note_vacated(heard, ending);
+        (std::mem::replace(&mut state.draining, draining) != draining, vacated)
     }
 
     /// What an agent keeps running for nobody.
@@ -201,7 +221,10 @@ impl Agents {
 
     /// Takes an attempt out of what an agent should be doing.
     pub(crate) fn withdraw(&mut self, now: Instant, agent: AgentId, epoch: Epoch) {
-        self.entry(agent, now).desired.remove(&epoch);
+        let state = self.entry(agent, now);
+        state.desired.remove(&epoch);
+        let next = state.sent + 1;
+        state.withdrawn.insert(epoch, next);
     }
 
     /// Lets an agent forget a finished attempt.
@@ -220,9 +243,9 @@ impl Agents {
     /// Sends what has changed.
     pub(crate) fn send_changed(&mut self) {
         for agent in std::mem::take(&mut self.changed) {
-            let Some(state) = self.agents.get(&agent) else { continue };
+            let Some(state) = self.agents.get_mut(&agent).filter(|state| state.is_connected()) else { continue };
+            let desired = state.desired_state(self.generation, self.lease_time);
             if let Some(connection) = &state.connection {
-                let desired = state.desired_state(self.generation, self.lease_time);
                 connection.sender.send_replace(Some(Arc::new(desired)));
             }
         }

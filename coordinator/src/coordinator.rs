@@ -233,6 +233,7 @@ impl Parts {
 
 /// Tells the task of every open run, and puts their targets back into the store, which may have forgotten them.
 async fn restore(parts: &Parts, task: &mut SchedulerTask) -> Result<(), LedgerError> {
+    task.restore_vacating()?;
     for row in parts.ledger.read_now(read::open_runs)? {
         let run = task.restore(row)?;
         if let Err(status) = parts.storage.put_targets(&run.targets).await {

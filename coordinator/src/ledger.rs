@@ -24,7 +24,7 @@ use std::thread;
 use muster_model::Epoch;
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use read::{AttemptRow, OpenRunRow, TargetRow};
+pub(crate) use read::{AttemptRow, OpenRunRow, TargetRow, VacatingRow};
 pub(crate) use record::{
     AttemptEndRecord, FinishRecord, HistoryRecord, LeaseRecord, OutcomeRecord, Record, RunAccepted, RunRecord,
 };

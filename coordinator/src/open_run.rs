@@ -195,6 +195,7 @@ impl OpenRun {
             work: lease.work.clone(),
             case_names,
             case_timeout,
+            slots: target.prepared.spec.requirements.resources.slots,
         };
         Some(Assignment { epoch, task: Task::Shard(task) })
     }

@@ -11,7 +11,7 @@ mod planned;
 mod restore;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use muster_cache::ActionCache;
@@ -48,6 +48,10 @@ pub(crate) struct AgentNews {
     pub(crate) load_milli: u32,
     /// What it keeps running for nobody.
     pub(crate) services: Vec<v1::WarmServices>,
+    /// The number of the last desired state that it has taken in.
+    pub(crate) heard: u64,
+    /// Attempts that it should not have and that are not dead yet.
+    pub(crate) ending: BTreeSet<Epoch>,
     pub(crate) attempts: Vec<AttemptStatus>,
     pub(crate) finished: Vec<AttemptReport>,
 }
@@ -230,12 +234,17 @@ impl SchedulerTask {
     }
 
     fn note_news(&mut self, agent: AgentId, news: AgentNews) {
-        let AgentNews { draining, load_milli, services, attempts, finished } = news;
+        let AgentNews { draining, load_milli, services, heard, ending, attempts, finished } = news;
         for report in finished {
             self.finish_attempt(agent, report);
         }
-        self.offers_changed |=
-            self.agents.note_report(self.surroundings.clock.now(), agent, draining, load_milli, attempts.clone());
+        let now = self.surroundings.clock.now();
+        let (changed, vacated) =
+            self.agents.note_report(now, agent, draining, load_milli, attempts.clone(), (heard, &ending));
+        self.offers_changed |= changed;
+        for epoch in vacated {
+            self.tell(Event::AttemptVacated { agent, epoch });
+        }
         let warm = services.iter().filter_map(|services| ActionKey::from_hex(&services.key)).collect();
         self.agents.note_services(agent, services);
         self.tell(Event::AgentReported { agent, draining, attempts, warm });

@@ -31,6 +31,16 @@ pub(crate) enum Unsatisfied {
         /// What each lacks and offers.
         lacks: String,
     },
+    /// Every agent that could run it otherwise is too small.
+    #[error(
+        "no agent is large enough for {target}: {lacks}\nhint: ask for less with `cpu` or `memory` in muster.toml, or start a larger agent: `muster agent start --slots N`"
+    )]
+    TooLarge {
+        /// The target's name.
+        target: String,
+        /// What each lacks.
+        lacks: String,
+    },
 }
 
 /// Pins every base to what an agent offers, waiting a little for the first agent that satisfies.
@@ -61,10 +71,18 @@ fn try_pin(offers: &[Offered], spec: &RunSpec) -> Result<Vec<BaseRequest>, Unsat
     let pinned = spec.targets.iter().map(|target| {
         pin_one(offers, &target.requirements).map_err(|lacks| match lacks {
             None => Unsatisfied::NoAgent,
+            Some(lacks) if is_too_large(offers, &target.requirements) => {
+                Unsatisfied::TooLarge { target: target.name.clone(), lacks }
+            }
             Some(lacks) => Unsatisfied::Lacking { target: target.name.clone(), lacks },
         })
     });
     pinned.collect()
+}
+
+/// Whether size is what is missing somewhere where nothing else is.
+fn is_too_large(offers: &[Offered], requirements: &Requirements) -> bool {
+    offers.iter().any(|offered| offered.offer.satisfies(requirements).is_err_and(|lack| lack.is_of_size()))
 }
 
 /// The base of the agents with the most slots among those that satisfy; or what each agent lacks, none when there is no agent.
@@ -103,7 +121,11 @@ fn alternatives(offered: &Offered, lack: &Lack) -> String {
         Lack::Base(_) => offered.offer.bases.iter().map(ToString::to_string).collect(),
         Lack::Environment(_) => offered.offer.environments.iter().map(|kind| kind.name().to_owned()).collect(),
         // The lack itself says what the agent has under that key.
-        Lack::Property { .. } => return String::new(),
+        Lack::Property { .. } | Lack::Slots { .. } | Lack::Memory { .. } => return String::new(),
+        Lack::Tag(_) => {
+            let labels = offered.offer.properties.iter();
+            labels.map(|(key, value)| format!("{key}={value}")).collect()
+        }
     };
     if offers.is_empty() { " and offers none".into() } else { format!(" and offers {}", offers.join(", ")) }
 }
@@ -112,13 +134,15 @@ fn alternatives(offered: &Offered, lack: &Lack) -> String {
 mod tests {
     use muster_model::Digest;
     use muster_model::platform::{Base, EnvironmentKind, Offer, Properties};
+    use muster_model::spec::{FrameworkKind, TargetSpec};
 
     use super::*;
 
     fn offered(name: &str, slots: u32, content: &[u8]) -> Offered {
         let base = Base { name: "debian-12".into(), digest: Digest::of(content) };
         let properties = Properties::new([("arch".into(), "x86_64".into())]);
-        let offer = Offer { bases: vec![base], environments: vec![EnvironmentKind::Sandbox], properties };
+        let environments = vec![EnvironmentKind::Sandbox];
+        let offer = Offer { bases: vec![base], environments, properties, slots, memory_bytes: 1 << 30 };
         Offered { name: name.into(), slots, offer }
     }
 
@@ -144,5 +168,37 @@ mod tests {
         let lacks = pin_one(&offers, &other).expect_err("another architecture").expect("an agent");
         assert_eq!(lacks, "agent a lacks property arch=aarch64 (it has arch=x86_64)");
         assert_eq!(pin_one(&[], &other), Err(None));
+        let mut tagged = requirements("debian-12");
+        tagged.tags.push("gpu".into());
+        let lacks = pin_one(&offers, &tagged).expect_err("no such label").expect("an agent");
+        assert_eq!(lacks, "agent a lacks tag gpu and offers arch=x86_64");
+    }
+
+    #[test]
+    fn what_is_larger_than_every_agent_is_refused_with_a_hint() {
+        let offers = [offered("a", 3, b"old"), offered("b", 2, b"old")];
+        let mut wide = requirements("debian-12");
+        wide.resources.slots = 4;
+        let targets = vec![target("wide", wide)];
+        let spec = RunSpec { project: "p".into(), targets, policy: Default::default() };
+        insta::assert_snapshot!(try_pin(&offers, &spec).expect_err("too wide"), @r"
+        no agent is large enough for wide: agent a lacks slots: an attempt takes 4 and it has 3; agent b lacks slots: an attempt takes 4 and it has 2
+        hint: ask for less with `cpu` or `memory` in muster.toml, or start a larger agent: `muster agent start --slots N`
+        ");
+    }
+
+    fn target(name: &str, requirements: Requirements) -> TargetSpec {
+        TargetSpec {
+            name: name.into(),
+            suite: "suite".into(),
+            framework: FrameworkKind::Libtest,
+            command: Default::default(),
+            layers: Vec::new(),
+            requirements,
+            limits: Default::default(),
+            shards: 0,
+            policy: Default::default(),
+            services: Vec::new(),
+        }
     }
 }

@@ -33,6 +33,16 @@ pub struct Assignment {
     pub task: Task,
 }
 
+impl Assignment {
+    /// The slots that it takes of its agent; at least 1.
+    pub fn slots(&self) -> u32 {
+        match &self.task {
+            Task::Shard(task) => task.slots.max(1),
+            Task::Action(_) => 1,
+        }
+    }
+}
+
 /// What an agent is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -72,6 +82,8 @@ pub struct ShardTask {
     pub case_names: Vec<String>,
     /// Wall-clock time of each case, or of the discovery.
     pub case_timeout: Duration,
+    /// The slots that it takes; 0 is one.
+    pub slots: u32,
 }
 
 /// Where an attempt is on its agent.

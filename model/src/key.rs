@@ -82,6 +82,11 @@ pub fn target_key(target: &TargetSpec) -> ActionKey {
     }
     fields.limits(&target.limits);
     fields.number(u64::from(target.shards));
+    // A target without tags keeps the key that it had before there were any.
+    if !target.requirements.tags.is_empty() {
+        fields.text("tags");
+        fields.texts(&target.requirements.tags);
+    }
     // A target without services keeps the key that it had before there were any.
     for service in &target.services {
         fields.service(service);
@@ -330,6 +335,7 @@ mod tests {
             |target| target.requirements.base = BaseRequest::None,
             |target| target.requirements.environment = EnvironmentKind::Host,
             |target| target.requirements.properties.set("arch".into(), "x".into()),
+            |target| target.requirements.tags.push("gpu".into()),
             |target| target.limits.memory_bytes = 1,
             |target| target.limits.processes = 1,
             |target| target.limits.output_bytes = 1,

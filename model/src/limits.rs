@@ -218,6 +218,12 @@ pub const ACTIONS_REMEMBERED_MAX: usize = 100_000;
 /// Epochs that one record in the ledger reserves for attempts at actions, whose leases are not recorded one by one.
 pub const EPOCHS_RESERVED: u64 = 1 << 16;
 
+/// Exclusive groups that one attempt can be in.
+pub const EXCLUSIVE_GROUPS_MAX: usize = 16;
+/// Tags that one target can ask for.
+pub const TAGS_MAX: usize = 32;
+/// How long work that takes more than any one slot waits behind work that does not, before an agent and its groups are kept free for it.
+pub const CLAIM_WAIT: Duration = Duration::from_secs(1);
 /// Slots of one agent.
 pub const SLOTS_PER_AGENT_MAX: u32 = 1024;
 /// Assignments given to an agent beyond its slots, so that a slot never waits for the network.

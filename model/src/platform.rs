@@ -81,6 +81,29 @@ impl EnvironmentKind {
     }
 }
 
+/// What an attempt takes of the fleet while it runs. None of it is part of a key: it changes when and where a case runs, not what it sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resources {
+    /// Slots of its agent, all of them at once; 0 is one.
+    pub slots: u32,
+    /// Memory that is set aside on its agent, in bytes; 0 for nothing, and then it only counts as a slot does.
+    pub memory_bytes: u64,
+    /// Groups of which no two attempts run at one time in the whole fleet; sorted, each once.
+    pub exclusive: Vec<String>,
+}
+
+impl Resources {
+    /// The slots that an attempt takes; at least 1.
+    pub fn slots_taken(&self) -> u32 {
+        self.slots.max(1)
+    }
+
+    /// Whether it takes more than any one slot.
+    pub fn is_special(&self) -> bool {
+        self.slots > 1 || self.memory_bytes > 0 || !self.exclusive.is_empty()
+    }
+}
+
 /// What a target needs of an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Requirements {
@@ -90,6 +113,10 @@ pub struct Requirements {
     pub environment: EnvironmentKind,
     /// Labels that the agent must carry with exactly these values.
     pub properties: Properties,
+    /// Labels that the agent must carry, whatever their values; sorted, each once.
+    pub tags: Vec<String>,
+    /// What an attempt takes while it runs.
+    pub resources: Resources,
 }
 
 /// What an agent has.
@@ -101,6 +128,10 @@ pub struct Offer {
     pub environments: Vec<EnvironmentKind>,
     /// Its labels, `os` and `arch` among them.
     pub properties: Properties,
+    /// Attempts of one slot that it runs at one time; 0 is one.
+    pub slots: u32,
+    /// Memory that attempts can set aside, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// The first thing that an offer lacks for a requirement.
@@ -119,6 +150,29 @@ pub enum Lack {
         /// The value offered, if any.
         offered: Option<String>,
     },
+    /// The label is missing.
+    Tag(String),
+    /// An attempt takes more slots than there are.
+    Slots {
+        /// What it takes.
+        wanted: u32,
+        /// What there is.
+        offered: u32,
+    },
+    /// An attempt sets more memory aside than there is.
+    Memory {
+        /// What it takes, in bytes.
+        wanted: u64,
+        /// What there is, in bytes.
+        offered: u64,
+    },
+}
+
+impl Lack {
+    /// Whether the agent is merely too small.
+    pub fn is_of_size(&self) -> bool {
+        matches!(self, Self::Slots { .. } | Self::Memory { .. })
+    }
 }
 
 impl Offer {
@@ -126,7 +180,7 @@ impl Offer {
     ///
     /// # Errors
     ///
-    /// The first thing that is missing, in the order environment, base, properties.
+    /// The first thing that is missing, in the order environment, base, properties, tags, slots, memory.
     pub fn satisfies(&self, requirements: &Requirements) -> Result<(), Lack> {
         if !self.environments.contains(&requirements.environment) {
             return Err(Lack::Environment(requirements.environment));
@@ -148,6 +202,17 @@ impl Offer {
                     offered: offered.map(Into::into),
                 });
             }
+        }
+        if let Some(tag) = requirements.tags.iter().find(|tag| self.properties.get(tag).is_none()) {
+            return Err(Lack::Tag(tag.clone()));
+        }
+        let Resources { memory_bytes, .. } = requirements.resources;
+        let (wanted, offered) = (requirements.resources.slots_taken(), self.slots.max(1));
+        if wanted > offered {
+            return Err(Lack::Slots { wanted, offered });
+        }
+        if memory_bytes > self.memory_bytes {
+            return Err(Lack::Memory { wanted: memory_bytes, offered: self.memory_bytes });
         }
         Ok(())
     }
@@ -179,6 +244,15 @@ impl fmt::Display for Lack {
             Self::Property { key, wanted, offered: Some(offered) } => {
                 write!(formatter, "property {key}={wanted} (it has {key}={offered})")
             }
+            Self::Tag(tag) => write!(formatter, "tag {tag}"),
+            Self::Slots { wanted, offered } => {
+                write!(formatter, "slots: an attempt takes {wanted} and it has {offered}")
+            }
+            Self::Memory { wanted, offered } => {
+                let mebibytes = |bytes: &u64| bytes.div_ceil(1 << 20);
+                let (wanted, offered) = (mebibytes(wanted), mebibytes(offered));
+                write!(formatter, "memory: an attempt takes {wanted} MiB and it has {offered} MiB")
+            }
         }
     }
 }
@@ -196,12 +270,25 @@ mod tests {
             bases: vec![base.clone()],
             environments: vec![EnvironmentKind::Sandbox],
             properties: Properties::new([("arch".into(), "x86_64".into())]),
+            slots: 2,
+            memory_bytes: 1 << 30,
         };
         let mut wanted = Requirements { base: BaseRequest::Pinned(base), ..Requirements::default() };
         assert_eq!(offer.satisfies(&wanted), Ok(()));
         wanted.properties.set("arch".into(), "aarch64".into());
         let lack = offer.satisfies(&wanted).expect_err("another architecture");
         assert_eq!(lack.to_string(), "property arch=aarch64 (it has arch=x86_64)");
+        wanted.properties = Properties::default();
+        let lacks = |tag: &str, slots, memory_bytes| {
+            let resources = Resources { slots, memory_bytes, ..Resources::default() };
+            let wanted = Requirements { tags: vec![tag.into()], resources, ..wanted.clone() };
+            offer.satisfies(&wanted).map_err(|lack| lack.to_string())
+        };
+        assert_eq!(lacks("arch", 2, 1 << 30), Ok(()));
+        assert_eq!(lacks("gpu", 1, 0), Err("tag gpu".into()));
+        assert_eq!(lacks("arch", 3, 0), Err("slots: an attempt takes 3 and it has 2".into()));
+        let memory = "memory: an attempt takes 1025 MiB and it has 1024 MiB";
+        assert_eq!(lacks("arch", 0, (1 << 30) + 1), Err(memory.into()));
         wanted.environment = EnvironmentKind::Host;
         assert_eq!(offer.satisfies(&wanted), Err(Lack::Environment(EnvironmentKind::Host)));
     }

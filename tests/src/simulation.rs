@@ -35,7 +35,7 @@ pub struct History {
 }
 
 /// Everything that a hundred seeds must have seen: a simulation in which something never happens says nothing about it.
-pub const SOMETIMES: [&str; 36] = [
+pub const SOMETIMES: [&str; 38] = [
     "action asked for again",
     "action assigned",
     "action cancelled",
@@ -60,6 +60,7 @@ pub const SOMETIMES: [&str; 36] = [
     "coordinator crashed",
     "failed",
     "fault",
+    "group taken",
     "ledger tail lost",
     "message doubled",
     "message lost",
@@ -71,6 +72,7 @@ pub const SOMETIMES: [&str; 36] = [
     "run cancelled",
     "services started",
     "services warm",
+    "several slots taken",
     "withdrawal",
 ];
 

@@ -120,6 +120,7 @@ impl World {
             work,
             case_names,
             case_timeout: Duration::from_secs(60),
+            slots: 0,
         };
         Assignment { epoch: Epoch(epoch), task: Task::Shard(task) }
     }

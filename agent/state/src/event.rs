@@ -66,4 +66,6 @@ pub struct Desired {
     pub carries_assignment: bool,
     /// Give it back if it has not started.
     pub recall: bool,
+    /// The slots that it takes, if the message carried the assignment; 0 is one, and more than there are is all of them.
+    pub slots: u32,
 }

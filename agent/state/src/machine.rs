@@ -55,6 +55,8 @@ pub struct Machine {
     attempts: BTreeMap<Epoch, Phase>,
     /// In the order received; holds exactly the attempts in [`Phase::Waiting`].
     queue: VecDeque<Epoch>,
+    /// Slots that attempts take which wait or are in slots, where that is more than one.
+    wide: BTreeMap<Epoch, u32>,
     memory: Memory,
     occupied: u32,
     delivering: u32,
@@ -84,6 +86,7 @@ impl Machine {
             now: Instant::default(),
             attempts: BTreeMap::new(),
             queue: VecDeque::new(),
+            wide: BTreeMap::new(),
             memory: Memory::default(),
             occupied: 0,
             delivering: 0,
@@ -199,6 +202,16 @@ impl Machine {
         self.attempts.get(&epoch) == Some(&Phase::Waiting)
     }
 
+    /// Attempts in slots that are not ours any more: they are not listed, and end without a report.
+    pub fn ending(&self) -> impl Iterator<Item = Epoch> + '_ {
+        self.attempts.iter().filter(|(_, phase)| matches!(phase, Phase::Killing { .. })).map(|(&epoch, _)| epoch)
+    }
+
+    /// The slots that an attempt takes.
+    fn slots_of(&self, epoch: Epoch) -> u32 {
+        self.wide.get(&epoch).copied().unwrap_or(1)
+    }
+
     /// What is held.
     pub fn view(&self) -> View {
         View {
@@ -219,8 +232,14 @@ impl Machine {
     /// With the promise that was broken.
     pub fn assert_invariants(&self) {
         let count = |wanted: fn(&Phase) -> bool| self.attempts.values().filter(|phase| wanted(phase)).count();
-        let occupied = count(|phase| matches!(phase, Phase::Started { .. } | Phase::Killing { in_slot: true, .. }));
-        assert_eq!(occupied, self.occupied as usize, "slots in use are counted right");
+        let is_in_slots = |phase: &Phase| matches!(phase, Phase::Started { .. } | Phase::Killing { in_slot: true, .. });
+        let in_slots = self.attempts.iter().filter(|(_, phase)| is_in_slots(phase));
+        let occupied: u32 = in_slots.map(|(&epoch, _)| self.slots_of(epoch)).sum();
+        assert_eq!(occupied, self.occupied, "slots in use are counted right");
+        for epoch in self.wide.keys() {
+            let phase = self.attempts.get(epoch);
+            assert!(phase.is_some_and(|phase| *phase == Phase::Waiting || is_in_slots(phase)), "slots are of use");
+        }
         assert!(self.occupied <= self.config.slots, "no agent above its slots");
         let delivering = count(|phase| matches!(phase, Phase::Delivering | Phase::Killing { in_slot: false, .. }));
         assert_eq!(delivering, self.delivering as usize, "deliveries are counted right");
@@ -294,6 +313,12 @@ impl Machine {
             return self.give_back(epoch);
         }
         self.attempts.insert(epoch, Phase::Waiting);
+        let slots = desired.slots.min(self.config.slots);
+        #[cfg(feature = "planted-bugs")]
+        let slots = if self.config.planted == Some(crate::PlantedBug::WideTakesOneSlot) { 1 } else { slots };
+        if slots > 1 {
+            self.wide.insert(epoch, slots);
+        }
         self.queue.push_back(epoch);
         self.report_due = self.now;
     }
@@ -301,6 +326,7 @@ impl Machine {
     /// Has a report written that says that the attempt was not started here and never will be.
     fn give_back(&mut self, epoch: Epoch) {
         self.queue.retain(|&waiting| waiting != epoch);
+        self.wide.remove(&epoch);
         self.attempts.insert(epoch, Phase::Returning);
         self.commands.push_back(Command::Return { epoch });
     }
@@ -331,6 +357,7 @@ impl Machine {
         }
         for epoch in dropped {
             self.attempts.remove(&epoch);
+            self.wide.remove(&epoch);
             self.queue.retain(|&waiting| waiting != epoch);
             self.memory.remember(epoch, Ended::Unreported);
         }
@@ -384,9 +411,12 @@ impl Machine {
             || matches!(phase, Phase::Killing { .. })
                 && self.config.planted == Some(crate::PlantedBug::ReportKilledAsFinished);
         match phase {
-            Phase::Started { .. } | Phase::Killing { in_slot: true, .. } => self.occupied -= 1,
+            Phase::Started { .. } | Phase::Killing { in_slot: true, .. } => self.occupied -= self.slots_of(epoch),
             Phase::Delivering | Phase::Killing { in_slot: false, .. } => self.delivering -= 1,
             Phase::Waiting | Phase::Returning | Phase::Finished { .. } => {}
+        }
+        if !matches!(phase, Phase::Returning | Phase::Finished { .. }) {
+            self.wide.remove(&epoch);
         }
         self.over.remove(&epoch);
         match phase {
@@ -462,22 +492,29 @@ impl Machine {
         sent.min().map(|at| at + limits::REPORT_RESEND_INTERVAL)
     }
 
-    /// Lets out of their slots what needs none any more, and starts what can be started.
+    /// Lets out of their slots what needs none any more, and starts what can be started, in the order received: what takes several slots waits for
+    /// them, and nothing overtakes it.
     fn settle(&mut self) {
         let slots = self.config.slots;
         while self.delivering < slots {
             let Some(epoch) = self.over.pop_first() else { break };
             self.attempts.insert(epoch, Phase::Delivering);
-            self.occupied -= 1;
+            self.occupied -= self.slots_of(epoch);
+            self.wide.remove(&epoch);
             self.delivering += 1;
             self.progress();
         }
         #[cfg(feature = "planted-bugs")]
         let slots = slots + u32::from(self.config.planted == Some(crate::PlantedBug::ExceedSlots));
-        while self.occupied < slots && self.spooled < limits::SPOOL_ATTEMPTS_MAX {
-            let Some(epoch) = self.queue.pop_front() else { break };
+        while self.spooled < limits::SPOOL_ATTEMPTS_MAX {
+            let Some(&epoch) = self.queue.front() else { break };
+            let taken = self.slots_of(epoch);
+            if self.occupied + taken > slots {
+                break;
+            }
+            self.queue.pop_front();
             self.attempts.insert(epoch, Phase::Started { stage: Stage::Fetching, running: None });
-            self.occupied += 1;
+            self.occupied += taken;
             self.commands.push_back(Command::Start { epoch });
             self.progress();
         }

@@ -19,11 +19,13 @@ pub enum PlantedBug {
     ExceedSlots,
     /// A draining agent leaves without waiting for its reports to be acknowledged.
     LeaveWithReports,
+    /// What takes several slots is started in one.
+    WideTakesOneSlot,
 }
 
 impl PlantedBug {
     /// Every one of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ForgetBeforeAcknowledged,
         Self::StartEndedAgain,
         Self::NeverSelfFence,
@@ -32,5 +34,6 @@ impl PlantedBug {
         Self::IgnoreWithdrawal,
         Self::ExceedSlots,
         Self::LeaveWithReports,
+        Self::WideTakesOneSlot,
     ];
 }

@@ -9,7 +9,10 @@
 //! timeout = "90s"                 # wall-clock time of one case: a number of seconds, or a text with ms, s, m or h
 //! retries = 2                     # how often a case that failed alone is tried again
 //! env = { RUST_BACKTRACE = "1" }  # variables that every case sees
-//! memory = "2GiB"                 # of one environment: a number of bytes, or a text with KiB, MiB or GiB
+//! memory = "2GiB"                 # of one environment, and set aside for it: a number of bytes, or a text with KiB, MiB or GiB
+//! cpu = 2                         # slots that an attempt takes
+//! exclusive = "database"          # a group, or a list of groups, of which no two attempts run at one time in the whole fleet
+//! tags = ["gpu"]                  # labels that an agent must carry, whatever their values
 //! processes = 512                 # processes and threads of one environment
 //!
 //! [test.api]                      # a suite of its own; it has the keys above and these
@@ -35,6 +38,7 @@ use std::time::Duration;
 
 use muster_model::platform::EnvironmentKind;
 use muster_model::spec::Profile;
+use muster_model::{Digest, limits};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -79,6 +83,12 @@ pub(crate) struct Settings {
     pub(crate) python: Option<String>,
     /// `requirements`.
     pub(crate) requirements: BTreeMap<String, String>,
+    /// `cpu`.
+    pub(crate) slots: Option<u32>,
+    /// `exclusive`.
+    pub(crate) exclusive: Vec<String>,
+    /// `tags`.
+    pub(crate) tags: Vec<String>,
 }
 
 /// One `[test.NAME]` table.
@@ -105,7 +115,7 @@ pub(crate) struct Configuration {
     pub(crate) suites: Vec<NamedSuite>,
 }
 
-const COMMON_KEYS: [&str; 13] = [
+const COMMON_KEYS: [&str; 16] = [
     "framework",
     "data",
     "base",
@@ -119,6 +129,9 @@ const COMMON_KEYS: [&str; 13] = [
     "args",
     "python",
     "requirements",
+    "cpu",
+    "exclusive",
+    "tags",
 ];
 /// Keys whose value is a table: a suite can't have such a name.
 const TABLE_KEYS: [&str; 2] = ["env", "requirements"];
@@ -188,6 +201,9 @@ impl Settings {
             arguments: if self.arguments.is_empty() { general.arguments.clone() } else { self.arguments },
             python: self.python.or_else(|| general.python.clone()),
             requirements: joined(self.requirements, &general.requirements),
+            slots: self.slots.or(general.slots),
+            exclusive: if self.exclusive.is_empty() { general.exclusive.clone() } else { self.exclusive },
+            tags: [general.tags.clone(), self.tags].concat(),
         }
     }
 }
@@ -270,6 +286,9 @@ impl Reader<'_> {
             "args" => settings.arguments = self.strings(value)?,
             "python" => settings.python = Some(self.string(value)?),
             "requirements" => settings.requirements = self.variables(name, value)?,
+            "cpu" => settings.slots = Some(self.number(value, 1)?),
+            "exclusive" => settings.exclusive = self.groups(value)?,
+            "tags" => settings.tags = self.strings(value)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -308,6 +327,21 @@ impl Reader<'_> {
         let known = [Profile::Strict, Profile::Debug];
         let named = value.get_ref().as_str().and_then(|name| known.into_iter().find(|profile| profile.name() == name));
         named.ok_or_else(|| self.expected(value, "\"strict\" or \"debug\""))
+    }
+
+    /// One name, or several.
+    fn groups(&self, value: &Value<'_>) -> Result<Vec<String>, ProjectError> {
+        let groups = match value.get_ref().as_str() {
+            Some(_) => vec![self.string(value)?],
+            None => self.strings(value)?,
+        };
+        let is_fit = |group: &String| group.len() <= limits::NAME_BYTES_MAX && !group.contains('\0');
+        if groups.len() > limits::EXCLUSIVE_GROUPS_MAX || !groups.iter().all(is_fit) {
+            let most =
+                format!("at most {} names of at most {} bytes", limits::EXCLUSIVE_GROUPS_MAX, limits::NAME_BYTES_MAX);
+            return Err(self.expected(value, &most));
+        }
+        Ok(groups)
     }
 
     fn globs(&self, value: &Value<'_>) -> Result<Vec<String>, ProjectError> {

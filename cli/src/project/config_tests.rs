@@ -55,7 +55,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     ");
     insta::assert_snapshot!(complaint("[test.a]\ncommand = [\"x\"]\n  colour = 1\n"), @r"
     muster.toml:3:3: unknown key `colour`
-    hint: known keys are framework, data, base, environment, timeout, retries, env, memory, processes, profile, args, python, requirements, directory, command, shards
+    hint: known keys are framework, data, base, environment, timeout, retries, env, memory, processes, profile, args, python, requirements, cpu, exclusive, tags, directory, command, shards
     ");
 }
 
@@ -73,6 +73,24 @@ fn a_value_of_the_wrong_form_is_shown_with_the_right_one() {
     muster.toml:1:7: suite `a` has no framework
     hint: add framework = "cargo", "pytest" or "command"
     "#);
+}
+
+#[test]
+fn resources_are_read_and_a_suite_s_own_win() {
+    let text = "[test]\ncpu = 2\ntags = [\"ssd\"]\nexclusive = \"bench\"\n\
+                [test.gpu]\ncommand = [\"./run\"]\ntags = [\"gpu\"]\nexclusive = [\"gpu\", \"bench\"]\n";
+    let configuration = Configuration::parse(text).expect("it is right");
+    let suite = configuration.suites[0].settings.clone().over(&configuration.settings);
+    assert_eq!((suite.slots, suite.tags), (Some(2), vec!["ssd".to_owned(), "gpu".to_owned()]));
+    assert_eq!(suite.exclusive, ["gpu", "bench"]);
+    insta::assert_snapshot!(complaint("[test]\ncpu = 0\n"), @r"
+    muster.toml:2:7: `0` is not a whole number from 1 to 4294967295
+    hint: write a whole number from 1 to 4294967295
+    ");
+    insta::assert_snapshot!(complaint("[test]\nexclusive = 3\n"), @r"
+    muster.toml:2:13: `3` is not a list of texts
+    hint: write a list of texts
+    ");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use muster_model::platform::{BaseRequest, EnvironmentKind, Properties, Requirements};
+use muster_model::platform::{BaseRequest, EnvironmentKind, Properties, Requirements, Resources};
 use muster_model::spec::{EnvironmentLimits, TargetPolicy};
 
 use super::config::{Configuration, NamedSuite, Settings};
@@ -44,6 +44,12 @@ impl Suite {
             base: if settings.image.is_some() { BaseRequest::None } else { base::request(settings.base.as_deref()) },
             environment: settings.environment.unwrap_or(EnvironmentKind::Sandbox),
             properties,
+            tags: sorted(&settings.tags),
+            resources: Resources {
+                slots: settings.slots.unwrap_or(0),
+                memory_bytes: settings.memory_bytes.unwrap_or(0),
+                exclusive: sorted(&settings.exclusive),
+            },
         }
     }
 
@@ -61,6 +67,13 @@ impl Suite {
             profile: self.plan.settings.profile.unwrap_or_default(),
         }
     }
+}
+
+fn sorted(names: &[String]) -> Vec<String> {
+    let mut names = names.to_vec();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// See [`super::detect`].

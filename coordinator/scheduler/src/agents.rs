@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use muster_model::attempt::Stage;
-use muster_model::platform::Offer;
+use muster_model::platform::{Offer, Resources};
 use muster_model::{AgentId, Epoch, Instant};
 
 use crate::Scheduler;
@@ -39,16 +39,23 @@ pub(crate) struct Agent {
     /// When it counts as lost; none for a silent agent, which has lost everything already.
     pub(crate) deadline: Option<Instant>,
     pub(crate) leases: BTreeSet<Epoch>,
+    /// Slots that its leases take.
+    pub(crate) slots_held: u32,
+    /// Memory that its leases have set aside.
+    pub(crate) memory_held: u64,
+    /// The class that it is kept free for.
+    pub(crate) claimed: Option<ClassIndex>,
     /// Attempts whose reports counted, until it no longer lists them.
     pub(crate) accepted: BTreeSet<Epoch>,
-    /// Most leases it may have: its room, or what it had when it came with less room.
-    pub(crate) leases_max: u32,
+    /// Most slots that its leases may take: its room, or what they took when it came with less room.
+    pub(crate) slots_max: u32,
     classes: Vec<ClassIndex>,
-    registered: Option<Registered>,
+    /// What it contributes to each of its classes; nothing while it may not have work.
+    registered: Vec<(ClassIndex, Registered)>,
     surplus: Vec<ClassIndex>,
 }
 
-/// What an agent contributes to its classes at the moment.
+/// What an agent contributes to a class at the moment.
 #[derive(Clone, Copy, Debug)]
 struct Registered {
     slots: u32,
@@ -67,32 +74,54 @@ impl Agent {
             heard: now,
             deadline: None,
             leases: BTreeSet::new(),
+            slots_held: 0,
+            memory_held: 0,
+            claimed: None,
             accepted: BTreeSet::new(),
-            leases_max: 0,
+            slots_max: 0,
             classes: Vec::new(),
-            registered: None,
+            registered: Vec::new(),
             surplus: Vec::new(),
         }
     }
 
     /// The classes that it gets work of now: none while it may not have any.
     pub(crate) fn served(&self) -> &[ClassIndex] {
-        if self.registered.is_some() { &self.classes } else { &[] }
+        if self.registered.is_empty() { &[] } else { &self.classes }
     }
 
-    /// Its load as it is listed under, if it has room.
-    pub(crate) fn load(&self) -> Option<u32> {
-        self.registered?.load
+    /// Its load as a class lists it, if it has room there.
+    pub(crate) fn load_in(&self, index: ClassIndex) -> Option<u32> {
+        self.registered.iter().find(|(class, _)| *class == index)?.1.load
     }
 
-    fn contribution(&self, prefetch: u32) -> Option<Registered> {
-        if self.state != AgentState::Connected || self.is_fresh {
-            return None;
+    fn may_have_work(&self) -> bool {
+        self.state == AgentState::Connected && !self.is_fresh
+    }
+
+    /// What takes more than any one slot is not given ahead: it waits where it can still go to any agent, and holds no group before it runs.
+    pub(crate) fn room(&self, resources: &Resources, prefetch: u32) -> (u32, u32, bool) {
+        let idle = self.slots.saturating_sub(self.slots_held);
+        if !resources.is_special() {
+            return (self.slots, idle, self.slots_held < self.slots.saturating_add(prefetch));
         }
-        let held = self.leases.len() as u32;
-        let has_room = held < self.slots.saturating_add(prefetch);
-        let load = (u64::from(held) * u64::from(LOAD_FULL) / u64::from(self.slots.max(1))) as u32;
-        Some(Registered { slots: self.slots, idle: self.slots.saturating_sub(held), load: has_room.then_some(load) })
+        let fitting = |slots: u32, memory: u64| {
+            let by_slots = slots / resources.slots_taken();
+            let by_memory = memory.checked_div(resources.memory_bytes).unwrap_or(u64::MAX);
+            by_slots.min(u32::try_from(by_memory).unwrap_or(u32::MAX))
+        };
+        let memory_bytes = self.offer.memory_bytes;
+        let idle = fitting(idle, memory_bytes.saturating_sub(self.memory_held));
+        (fitting(self.slots, memory_bytes), idle, idle > 0)
+    }
+
+    fn contribution(&self, index: ClassIndex, resources: &Resources, prefetch: u32) -> Registered {
+        let (slots, idle, has_room) = self.room(resources, prefetch);
+        if self.claimed.is_some_and(|claimant| claimant != index) {
+            return Registered { slots, idle: 0, load: None };
+        }
+        let load = (u64::from(self.slots_held) * u64::from(LOAD_FULL) / u64::from(self.slots.max(1))) as u32;
+        Registered { slots, idle, load: has_room.then_some(load) }
     }
 }
 
@@ -137,8 +166,17 @@ impl Scheduler {
 
     /// Forgets a class that is gone.
     pub(crate) fn unmatch_class(&mut self, index: ClassIndex) {
-        for agent in self.agents.values_mut() {
+        let mut freed = Vec::new();
+        for (&id, agent) in &mut self.agents {
             agent.classes.retain(|&class| class != index);
+            agent.registered.retain(|&(class, _)| class != index);
+            if agent.claimed == Some(index) {
+                agent.claimed = None;
+                freed.push(id);
+            }
+        }
+        for id in freed {
+            self.refresh_agent(id);
         }
     }
 
@@ -150,9 +188,10 @@ impl Scheduler {
         let prefetch = self.config.prefetch_per_agent;
         #[cfg(feature = "planted-bugs")]
         let prefetch = prefetch + u32::from(self.config.planted == Some(crate::PlantedBug::SlotsIgnored));
-        agent.registered = agent.contribution(prefetch);
-        if let Some(registered) = agent.registered {
+        if agent.may_have_work() {
             for &index in &agent.classes {
+                let registered = agent.contribution(index, &self.classes.get(index).requirements.resources, prefetch);
+                agent.registered.push((index, registered));
                 let class = self.classes.get_mut(index);
                 class.agents += 1;
                 class.slots += registered.slots;
@@ -177,8 +216,7 @@ impl Scheduler {
     fn unregister_agent(&mut self, id: AgentId) {
         let now = self.now;
         let Some(agent) = self.agents.get_mut(&id) else { return };
-        let Some(registered) = agent.registered.take() else { return };
-        for &index in &agent.classes {
+        for (index, registered) in agent.registered.drain(..) {
             let class = self.classes.get_mut(index);
             class.agents -= 1;
             class.slots -= registered.slots;
@@ -199,7 +237,7 @@ impl Scheduler {
         for index in agent.surplus.drain(..) {
             self.surplus.remove(&(index, id));
         }
-        let is_over = agent.leases.len() as u32 > agent.slots;
+        let is_over = agent.slots_held > agent.slots;
         if !is_over || agent.state != AgentState::Connected {
             return;
         }

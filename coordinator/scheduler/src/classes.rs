@@ -20,9 +20,9 @@ pub(crate) struct Class {
     pub(crate) users: u32,
     /// Agents that serve and satisfy it.
     pub(crate) agents: u32,
-    /// Their slots.
+    /// Attempts of it that they could have at one time.
     pub(crate) slots: u32,
-    /// Those of the slots without an attempt.
+    /// Those that they could have besides what they have.
     pub(crate) idle_slots: u32,
     /// Those of the agents that have room for an attempt, by load.
     pub(crate) available: BTreeSet<(u32, AgentId)>,
@@ -34,6 +34,10 @@ pub(crate) struct Class {
     pub(crate) stragglers: BTreeSet<(Instant, Epoch)>,
     /// Since when no agent satisfies it.
     pub(crate) empty_since: Option<Instant>,
+    /// Since when it has had work that got no room; only of a class that takes more than any one slot.
+    pub(crate) waits_since: Option<Instant>,
+    /// The agent that is kept free for it.
+    pub(crate) claim: Option<AgentId>,
 }
 
 /// Every set of requirements in use.
@@ -42,6 +46,8 @@ pub(crate) struct Classes {
     by_index: BTreeMap<ClassIndex, Class>,
     by_requirements: BTreeMap<Requirements, ClassIndex>,
     next: u32,
+    /// Classes that take more than any one slot.
+    special: BTreeSet<ClassIndex>,
     /// Classes with both queued work and agents that have room.
     matchable: BTreeSet<ClassIndex>,
 }
@@ -67,8 +73,13 @@ impl Classes {
             recalls: 0,
             stragglers: BTreeSet::new(),
             empty_since: Some(now),
+            waits_since: None,
+            claim: None,
         };
         self.by_index.insert(index, class);
+        if requirements.resources.is_special() {
+            self.special.insert(index);
+        }
         (index, true)
     }
 
@@ -83,6 +94,7 @@ impl Classes {
             self.by_requirements.remove(&class.requirements);
         }
         self.matchable.remove(&index);
+        self.special.remove(&index);
         true
     }
 
@@ -98,6 +110,10 @@ impl Classes {
         self.by_index.get_mut(&index)
     }
 
+    pub(crate) fn find_ref(&self, index: ClassIndex) -> Option<&Class> {
+        self.by_index.get(&index)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ClassIndex, &Class)> {
         self.by_index.iter().map(|(&index, class)| (index, class))
     }
@@ -106,6 +122,11 @@ impl Classes {
     pub(crate) fn satisfied_by(&self, offer: &Offer) -> Vec<ClassIndex> {
         let satisfied = |entry: &(ClassIndex, &Class)| offer.satisfies(&entry.1.requirements).is_ok();
         self.iter().filter(satisfied).map(|(index, _)| index).collect()
+    }
+
+    /// Those that take more than any one slot.
+    pub(crate) fn special(&self) -> impl Iterator<Item = ClassIndex> {
+        self.special.iter().copied()
     }
 
     /// Those with both queued work and agents that have room.

@@ -40,6 +40,8 @@ pub struct Config {
     pub fault_avoid_time: Duration,
     /// How long work waits for an agent that satisfies it before it is given up as a fault of the environment; default 30 s.
     pub unschedulable_time: Duration,
+    /// How long work that takes more than any one slot waits behind work that does not, before room is kept free for it.
+    pub claim_wait: Duration,
     /// Age below which no attempt is copied; default 1 s.
     pub speculation_age_min: Duration,
     /// Age, as a percentage of an attempt's expected time, below which it is not copied; default 150.
@@ -70,6 +72,7 @@ impl Default for Config {
             losses_uncharged_max: 8,
             fault_avoid_time: Duration::from_secs(5),
             unschedulable_time: Duration::from_secs(30),
+            claim_wait: limits::CLAIM_WAIT,
             speculation_age_min: Duration::from_secs(1),
             speculation_age_percent: 150,
             epochs_reserved: limits::EPOCHS_RESERVED,

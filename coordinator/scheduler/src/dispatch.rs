@@ -9,7 +9,7 @@ use muster_model::{AgentId, CaseIndex, RunId, TargetIndex};
 use crate::Scheduler;
 use crate::agents::LOAD_FULL;
 use crate::case::CaseState;
-use crate::classes::ClassIndex;
+use crate::classes::{Class, ClassIndex};
 use crate::leases::Lease;
 use crate::run::{Discovery, Urgency};
 use crate::shard::{self, Shard};
@@ -32,6 +32,15 @@ type Rank = (bool, Share, Reverse<Urgency>);
 impl Scheduler {
     /// Hands out work until there is none, or no room for it.
     pub(crate) fn dispatch(&mut self) {
+        self.hand_out();
+        // A claim is made for work that has waited, and ends with its lease, so this ends too.
+        while self.renew_claims() {
+            self.hand_out();
+        }
+        self.balance();
+    }
+
+    fn hand_out(&mut self) {
         loop {
             let choice = self.choose();
             let is_for_idle_slot = choice.is_some_and(|((is_prefetch, ..), _)| !is_prefetch);
@@ -41,7 +50,6 @@ impl Scheduler {
             let Some((_, choice)) = choice else { break };
             self.lease_next(choice);
         }
-        self.balance();
     }
 
     fn choose(&self) -> Option<(Rank, Choice)> {
@@ -49,6 +57,9 @@ impl Scheduler {
     }
 
     fn choose_in(&self, index: ClassIndex) -> Option<(Rank, Choice)> {
+        if !self.may_take_groups(index) {
+            return None;
+        }
         let available = self.classes.get(index).available.iter().take(SEARCH_WIDTH);
         available.copied().find_map(|(load, agent)| {
             let (share, urgency, mut choice) = self.choose_for(index, agent)?;
@@ -124,6 +135,7 @@ impl Scheduler {
         let mut lease = Lease::new(agent, id, index, class, work, self.now);
         lease.expected = expected;
         self.lease(lease);
+        self.classes.get_mut(class).waits_since = None;
     }
 
     /// Takes the next shard's cases out of a target's queue.
@@ -182,7 +194,9 @@ impl Scheduler {
         let learned = target.and_then(|target| target.mean.get()).or(run.mean.get());
         let overhead = target.and_then(|target| target.overhead.get()).unwrap_or_default();
         let load = run.ready.get(&class).map(|ready| ready.load).unwrap_or_default();
-        let size = shard::size(&self.config, &load, self.classes.get(class).slots, learned, overhead);
+        let Class { slots, requirements, .. } = self.classes.get(class);
+        let slots = if requirements.resources.exclusive.is_empty() { *slots } else { 1 };
+        let size = shard::size(&self.config, &load, slots, learned, overhead);
         Shard::new(size, learned.unwrap_or(self.config.unknown_case_time))
     }
 }

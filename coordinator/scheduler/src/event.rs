@@ -1,5 +1,6 @@
 //! What has happened: the inputs of the scheduler.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -101,6 +102,24 @@ pub enum Event {
         target: TargetIndex,
         /// What it is doing.
         work: Work,
+    },
+    /// An agent is known to have put an end to an attempt that was withdrawn or lost: it has taken in a desired state without it, and neither holds
+    /// it nor is still ending it.
+    AttemptVacated {
+        /// Who.
+        agent: AgentId,
+        /// Which attempt.
+        epoch: Epoch,
+    },
+    /// After a restart: an attempt that was withdrawn or lost less than a lease before, so that it may not have ended yet. Given before anything
+    /// is leased.
+    VacatingRestored {
+        /// The fencing number.
+        epoch: Epoch,
+        /// Who held it.
+        agent: AgentId,
+        /// The exclusive groups that it was in.
+        exclusive: Vec<String>,
     },
 }
 

@@ -17,10 +17,12 @@ use crate::{Command, Scheduler};
 impl Scheduler {
     pub(crate) fn finish_attempt(&mut self, agent: AgentId, epoch: Epoch, end: AttemptEnd) {
         if self.leases.get(&epoch).is_none_or(|lease| lease.agent != agent) {
+            self.groups.end(agent, epoch);
             self.fence(agent, epoch, &end);
             return;
         }
         let Some(closed) = self.close(epoch) else { return };
+        self.groups.end(agent, epoch);
         let (run, target) = (closed.lease.run, closed.lease.target);
         self.note_accepted(agent, epoch);
         let acknowledge = Command::Acknowledge { agent, epoch, fenced: false };

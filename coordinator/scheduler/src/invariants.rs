@@ -36,7 +36,25 @@ impl Scheduler {
         self.assert_actions();
         self.assert_agents();
         self.assert_classes();
+        self.assert_groups();
         self.warm.assert_consistent();
+    }
+
+    fn assert_groups(&self) {
+        for (group, holders) in self.groups.held() {
+            let mut fresh = 0;
+            for epoch in holders {
+                let lease = self.leases.get(&epoch);
+                assert!(lease.is_some() || self.groups.is_vacating(epoch), "group {group} is held by somebody");
+                fresh += u32::from(!lease.is_none_or(|lease| lease.is_restored));
+            }
+            #[cfg(feature = "planted-bugs")]
+            let fresh = if self.config.planted.is_some() { 0 } else { fresh };
+            assert!(fresh <= 1, "group {group} was given to {fresh} attempts");
+        }
+        for (epoch, lease) in &self.leases {
+            assert!(lease.exclusive.is_empty() || !self.groups.are_free(&lease.exclusive), "{epoch} holds its groups");
+        }
     }
 
     fn assert_actions(&self) {
@@ -146,7 +164,13 @@ impl Scheduler {
     fn assert_agents(&self) {
         for (&id, agent) in &self.agents {
             let held = agent.leases.len() as u32;
-            assert!(held <= agent.leases_max, "I7: agent {id} holds {held} attempts of {}", agent.leases_max);
+            let (slots, most) = (agent.slots_held, agent.slots_max);
+            assert!(slots <= most, "I7: agent {id} holds attempts for {slots} slots of {most}");
+            let leases = || agent.leases.iter().filter_map(|epoch| self.leases.get(epoch));
+            let counted = (leases().map(|lease| lease.slots).sum(), leases().map(|lease| lease.memory_bytes).sum());
+            assert_eq!(counted, (slots, agent.memory_held), "agent {id} counts what its attempts take");
+            let claims = |index| self.classes.find_ref(index).is_some_and(|class| class.claim == Some(id));
+            assert!(agent.claimed.is_none_or(claims), "agent {id} is kept free for who has claimed it");
             for epoch in &agent.leases {
                 let lease = self.leases.get(epoch).expect("an agent's lease is open");
                 assert_eq!(lease.agent, id, "a lease belongs to one agent");
@@ -174,8 +198,9 @@ impl Scheduler {
             let (mut agents, mut slots, mut idle) = (0, 0, 0);
             for agent in self.agents.values().filter(serves) {
                 agents += 1;
-                slots += agent.slots;
-                idle += agent.slots.saturating_sub(agent.leases.len() as u32);
+                let (whole, free, _) = agent.room(&class.requirements.resources, self.config.prefetch_per_agent);
+                slots += whole;
+                idle += if agent.claimed.is_some_and(|claimant| claimant != index) { 0 } else { free };
             }
             assert_eq!(
                 (class.agents, class.slots, class.idle_slots),

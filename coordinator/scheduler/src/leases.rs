@@ -1,5 +1,6 @@
 //! Open leases: who does what under which epoch.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -40,6 +41,14 @@ pub(crate) struct Lease {
     pub(crate) recall: Recall,
     /// Expected time of its cases together.
     pub(crate) expected: Duration,
+    /// Slots that it takes.
+    pub(crate) slots: u32,
+    /// Memory that it has set aside on its agent.
+    pub(crate) memory_bytes: u64,
+    /// The groups that it holds.
+    pub(crate) exclusive: Vec<String>,
+    /// The ledger says that it was given before a restart.
+    pub(crate) is_restored: bool,
     /// Cases without an outcome.
     pub(crate) undecided: u32,
     /// The lease whose cases it runs a second time.
@@ -71,6 +80,10 @@ impl Lease {
             running: None,
             recall: Recall::No,
             expected: Duration::ZERO,
+            slots: 1,
+            memory_bytes: 0,
+            exclusive: Vec::new(),
+            is_restored: false,
             undecided: 0,
             copy_of: None,
             straggles_at: None,

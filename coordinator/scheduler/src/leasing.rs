@@ -55,6 +55,14 @@ impl Scheduler {
     /// Enters a lease everywhere; its cases leave the queue.
     pub(crate) fn insert_lease(&mut self, epoch: Epoch, mut lease: Lease) {
         let (agent, run, target) = (lease.agent, lease.run, lease.target);
+        let resources = &self.classes.get(lease.class).requirements.resources;
+        (lease.slots, lease.memory_bytes) = (resources.slots_taken(), resources.memory_bytes);
+        #[cfg(feature = "planted-bugs")]
+        if self.is_planted(crate::PlantedBug::WideTakesOneSlot) {
+            lease.slots = 1;
+        }
+        lease.exclusive.clone_from(&resources.exclusive);
+        self.groups.take(epoch, &lease.exclusive);
         lease.undecided = 0;
         for position in 0..lease.cases().len() {
             let case = lease.cases()[position];
@@ -72,6 +80,7 @@ impl Scheduler {
         if let Some(services) = self.services_of(run, target) {
             self.warm.take(agent, services);
         }
+        let (slots, memory_bytes) = (lease.slots, lease.memory_bytes);
         self.leases.insert(epoch, lease);
         self.change_run_leases(run, |leases| {
             leases.insert(epoch);
@@ -79,6 +88,8 @@ impl Scheduler {
         self.refresh_target(run, target);
         if let Some(agent) = self.agents.get_mut(&agent) {
             agent.leases.insert(epoch);
+            agent.slots_held += slots;
+            agent.memory_held += memory_bytes;
         }
         self.refresh_agent(agent);
     }
@@ -162,9 +173,23 @@ impl Scheduler {
         });
         if let Some(agent) = self.agents.get_mut(&lease.agent) {
             agent.leases.remove(&epoch);
+            agent.slots_held -= lease.slots;
+            agent.memory_held -= lease.memory_bytes;
         }
         self.refresh_agent(lease.agent);
+        self.let_groups_go(epoch, &lease);
         Some(Closed { epoch, lease, loose, shared })
+    }
+
+    /// An attempt whose lease is closed may run on until its agent knows, unless it is the agent that has told of its end.
+    fn let_groups_go(&mut self, epoch: Epoch, lease: &Lease) {
+        self.groups.release(epoch, &lease.exclusive);
+        #[cfg(feature = "planted-bugs")]
+        if self.is_planted(crate::PlantedBug::GroupsFreedAtWithdrawal) {
+            return;
+        }
+        let until = self.now + self.config.lease_time;
+        self.groups.vacate(epoch, lease.agent, lease.exclusive.clone(), until);
     }
 
     /// Closes a lease whose work is of no use any more; its undecided cases are queued again.

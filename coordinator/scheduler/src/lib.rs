@@ -12,6 +12,9 @@
 //! and slots are idle, work that waits behind other work is recalled; when there is nothing to recall, what runs longest gets a second copy,
 //! which gives way as soon as something is queued again.
 //!
+//! Work that takes several slots, memory or an exclusive group gets all of it at once, on one agent; what it takes is in its class. See [`claims`] for why
+//! it is never starved by work that takes less, and [`groups`] for how a group outlives the lease of an attempt that may still run.
+//!
 //! Every decision costs the logarithm of what is queued. A queued case costs 20 bytes.
 //!
 //! # After a restart
@@ -31,12 +34,14 @@ pub mod accounting;
 mod action;
 mod agents;
 mod case;
+mod claims;
 mod classes;
 mod command;
 mod config;
 mod dispatch;
 mod event;
 mod finish;
+mod groups;
 mod invariants;
 mod ladder;
 mod leases;
@@ -61,6 +66,7 @@ mod warm;
 mod tests;
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::string::String;
 
 use muster_model::{ActionId, AgentId, Epoch, Instant, RunId, TargetIndex};
 
@@ -100,6 +106,10 @@ pub struct Scheduler {
     copies: BTreeSet<Epoch>,
     /// Agents that hold more attempts than they have slots, by the classes of those that wait.
     surplus: BTreeSet<(ClassIndex, AgentId)>,
+    /// Exclusive groups, and who holds them.
+    groups: groups::Groups,
+    /// Groups that are kept free for a class.
+    claimed_groups: BTreeMap<String, ClassIndex>,
     /// Services that agents keep running for nobody.
     warm: warm::Warm,
     /// Times at which a target may go back to an agent that it avoided.
@@ -127,6 +137,8 @@ impl Scheduler {
             leases: BTreeMap::new(),
             copies: BTreeSet::new(),
             surplus: BTreeSet::new(),
+            groups: groups::Groups::default(),
+            claimed_groups: BTreeMap::new(),
             warm: warm::Warm::default(),
             avoidance_ends: BTreeSet::new(),
             #[cfg(feature = "planted-bugs")]
@@ -154,6 +166,8 @@ impl Scheduler {
             Event::LeaseRestored { epoch, agent, run, target, work } => {
                 self.restore_lease(epoch, agent, run, target, work)
             }
+            Event::AttemptVacated { agent, epoch } => self.groups.end(agent, epoch),
+            Event::VacatingRestored { epoch, agent, exclusive } => self.restore_vacating(epoch, agent, exclusive),
         }
         self.dispatch();
     }
@@ -163,6 +177,7 @@ impl Scheduler {
         self.now = self.now.max(now);
         self.expire_agents();
         self.expire_avoidance();
+        self.groups.expire(self.now);
         self.give_up_unschedulable();
         self.dispatch();
     }

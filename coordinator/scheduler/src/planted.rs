@@ -54,11 +54,17 @@ pub enum PlantedBug {
     ActionShareIgnored,
     /// Work goes to any idle agent, whoever has its services warm.
     WarmServicesIgnored,
+    /// Work that takes several slots is counted as taking one.
+    WideTakesOneSlot,
+    /// A group that is held is given again.
+    ExclusiveIgnored,
+    /// A group is free as soon as the attempt in it is withdrawn or lost.
+    GroupsFreedAtWithdrawal,
 }
 
 impl PlantedBug {
     /// Every one, in the order of their declaration.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::NoEpochCheck,
         Self::EpochReused,
         Self::LeaseNeverExpires,
@@ -84,5 +90,8 @@ impl PlantedBug {
         Self::ActionPriorityIgnored,
         Self::ActionShareIgnored,
         Self::WarmServicesIgnored,
+        Self::WideTakesOneSlot,
+        Self::ExclusiveIgnored,
+        Self::GroupsFreedAtWithdrawal,
     ];
 }

@@ -16,12 +16,12 @@ impl Scheduler {
         let now = self.now;
         let agent = self.agents.entry(id).or_insert_with(|| Agent::new(AgentState::Connected, now));
         agent.slots = slots.clamp(1, SLOTS_PER_AGENT_MAX);
-        agent.offer = offer;
+        agent.offer = Offer { slots: agent.slots, ..offer };
         agent.state = AgentState::Connected;
         agent.is_fresh = true;
         agent.heard = now;
         let room = agent.slots.saturating_add(self.config.prefetch_per_agent);
-        agent.leases_max = room.max(agent.leases.len() as u32);
+        agent.slots_max = room.max(agent.slots_held);
         self.set_deadline(id, Some(now + self.config.lease_time));
         self.match_agent(id);
     }

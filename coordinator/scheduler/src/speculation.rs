@@ -110,7 +110,8 @@ impl Scheduler {
             // Nobody knows whether an action that runs for the first time is late.
             Work::Action => !lease.expected.is_zero(),
         };
-        if lease.copy_of.is_none() && is_copyable {
+        // A copy would be a second attempt in the same group.
+        if lease.copy_of.is_none() && is_copyable && lease.exclusive.is_empty() {
             let at = now + age_min(&config, lease.expected);
             lease.straggles_at = Some(at);
             class.stragglers.insert((at, epoch));
@@ -174,10 +175,18 @@ impl Scheduler {
         let Some(lease) = self.leases.get(&epoch) else { return false };
         let Some(agent) = self.agents.get(&lease.agent) else { return false };
         let is_only = |&case: &CaseIndex| self.case_state(lease.run, lease.target, case) == Some(CaseState::Leased);
-        if agent.leases.len() as u32 > agent.slots || lease.cases().iter().any(is_only) {
+        if lease.cases().iter().any(is_only) {
             return false;
         }
-        agent.served().iter().any(|&class| self.would_take(class, lease.agent))
+        if agent.claimed.is_some() {
+            return true;
+        }
+        let takes = |class| {
+            self.may_take_groups(class)
+                && self.would_fit(class, lease.agent, epoch)
+                && self.would_take(class, lease.agent)
+        };
+        agent.slots_held <= agent.slots && agent.served().iter().any(|&class| takes(class))
     }
 
     /// The cases of an attempt that are nowhere else, the one under way and those after it first. A case that may have taken an agent

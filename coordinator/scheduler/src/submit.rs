@@ -125,10 +125,11 @@ impl Scheduler {
         let Some(class) = self.runs.get(&run).and_then(|run| run.target(index)).map(|target| target.class) else {
             return;
         };
-        let lease = Lease::new(agent, run, index, class, work, self.now);
+        let mut lease = Lease::new(agent, run, index, class, work, self.now);
+        lease.is_restored = true;
         self.insert_lease(epoch, lease);
         if let Some(agent) = self.agents.get_mut(&agent) {
-            agent.leases_max = agent.leases_max.max(agent.leases.len() as u32);
+            agent.slots_max = agent.slots_max.max(agent.slots_held);
         }
     }
 

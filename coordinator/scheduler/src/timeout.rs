@@ -24,7 +24,9 @@ impl Scheduler {
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.deadlines.first().map(|&(deadline, _)| deadline.max(self.hold.until.unwrap_or_default()));
         let avoidance = self.avoidance_ends.first().copied();
-        [expiry, avoidance, self.next_copy(), self.next_giving_up()].into_iter().flatten().min()
+        let claims = [self.next_claim(), self.groups.next_end()];
+        let others = [expiry, avoidance, self.next_copy(), self.next_giving_up()];
+        others.into_iter().chain(claims).flatten().min()
     }
 
     /// Declares lost whoever is due, unless most of the fleet is silent.

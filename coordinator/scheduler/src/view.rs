@@ -27,6 +27,12 @@ pub struct AgentView {
     pub slots: u32,
     /// Attempts leased to it, those that wait included.
     pub attempts: u32,
+    /// Slots that they take.
+    pub slots_held: u32,
+    /// Memory that they have set aside, in bytes.
+    pub memory_held: u64,
+    /// Whether it is kept free for work that takes more than any one slot.
+    pub is_claimed: bool,
     /// Since its last word.
     pub silence: Duration,
 }
@@ -109,6 +115,9 @@ impl<'a> View<'a> {
             state: agent.state,
             slots: agent.slots,
             attempts: agent.leases.len() as u32,
+            slots_held: agent.slots_held,
+            memory_held: agent.memory_held,
+            is_claimed: agent.claimed.is_some(),
             silence: now.since(agent.heard),
         })
     }
@@ -117,6 +126,11 @@ impl<'a> View<'a> {
     pub fn attempts(self, agent: AgentId) -> impl Iterator<Item = AttemptView> + 'a {
         let leases = self.scheduler.agents.get(&agent).into_iter().flat_map(|agent| &agent.leases);
         leases.filter_map(move |&epoch| self.attempt(epoch))
+    }
+
+    /// The exclusive groups that are held, those of attempts that may not be dead yet included.
+    pub fn groups(self) -> impl Iterator<Item = &'a str> + 'a {
+        self.scheduler.groups.held().map(|(group, _)| group)
     }
 
     /// One attempt under way.

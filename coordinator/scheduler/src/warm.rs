@@ -92,7 +92,7 @@ impl Scheduler {
         }
         let available = &self.classes.get(index).available;
         let is_free = |id: &AgentId| {
-            let load = self.agents.get(id).and_then(crate::agents::Agent::load).filter(|&load| load < LOAD_FULL);
+            let load = self.agents.get(id).and_then(|agent| agent.load_in(index)).filter(|&load| load < LOAD_FULL);
             load.is_some_and(|load| available.contains(&(load, *id))) && !self.is_avoided(index, run, target, *id)
         };
         self.warm.agents(key).filter(is_free).take(SEARCH_WIDTH).next().unwrap_or(agent)

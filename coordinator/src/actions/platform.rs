@@ -128,7 +128,8 @@ mod tests {
         let own = [("OSFamily", "linux"), ("ISA", "x86-64")];
         let properties = own.iter().chain(labels).map(|&(name, value)| (name.to_owned(), value.to_owned()));
         let properties = Properties::new(properties);
-        let offer = Offer { bases: vec![base], environments: vec![EnvironmentKind::Sandbox], properties };
+        let environments = vec![EnvironmentKind::Sandbox];
+        let offer = Offer { bases: vec![base], environments, properties, ..Offer::default() };
         Offered { name: name.into(), slots, offer }
     }
 

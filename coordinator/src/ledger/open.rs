@@ -9,12 +9,13 @@ use rusqlite::Connection;
 use super::LedgerError;
 
 /// What each format added to the one before it.
-const FORMATS: [&str; 5] = [
+const FORMATS: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
+    include_str!("schema_6.sql"),
 ];
 /// The newest format that this build knows, kept as SQLite's `user_version`.
 pub(super) const FORMAT: i64 = FORMATS.len() as i64;

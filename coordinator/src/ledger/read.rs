@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_model::attempt::{Usage, Work};
-use muster_model::outcome::CaseOutcome;
+use muster_model::outcome::{CaseOutcome, FaultKind};
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex, limits};
 use muster_proto::v1;
 use prost::Message;
@@ -265,6 +265,32 @@ fn attempt_row(row: &Row<'_>) -> rusqlite::Result<AttemptRow> {
             processes_created: unsigned(22)?,
         },
     })
+}
+
+/// An attempt that was withdrawn or lost, with the groups that it was in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VacatingRow {
+    pub(crate) epoch: Epoch,
+    pub(crate) agent: AgentId,
+    pub(crate) exclusive: Vec<String>,
+}
+
+/// The attempts in exclusive groups that were withdrawn or lost since a time, so that they may not have ended yet.
+pub(crate) fn vacating(connection: &Connection, since_unix_ms: i64) -> Result<Vec<VacatingRow>, LedgerError> {
+    let mut statement = connection.prepare(
+        "SELECT epoch, agent, exclusive FROM attempts WHERE open = 0 AND exclusive <> x'' AND finished_unix_ms >= ?1 \
+         AND result IN ('withdrawn', ?2) ORDER BY epoch",
+    )?;
+    let rows = statement.query_map(params![since_unix_ms, FaultKind::AgentLost.name()], |row| {
+        let exclusive: Vec<u8> = row.get(2)?;
+        let groups = exclusive.split(|byte| *byte == 0).skip(1);
+        Ok(VacatingRow {
+            epoch: Epoch(row.get::<_, i64>(0)?.unsigned_abs()),
+            agent: AgentId(u64::from_ne_bytes(row.get::<_, i64>(1)?.to_ne_bytes())),
+            exclusive: groups.map(|group| String::from_utf8_lossy(group).into_owned()).collect(),
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Every run that is open.

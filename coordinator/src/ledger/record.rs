@@ -80,6 +80,8 @@ pub(crate) struct LeaseRecord {
     pub(crate) run: RunId,
     pub(crate) target: TargetIndex,
     pub(crate) work: Work,
+    /// The groups that it is in.
+    pub(crate) exclusive: Vec<String>,
     pub(crate) queued_unix_ms: i64,
     pub(crate) assigned_unix_ms: i64,
 }
@@ -250,7 +252,7 @@ fn write_lease(transaction: &Transaction<'_>, lease: &LeaseRecord) -> Result<(),
     };
     let mut statement = transaction.prepare_cached(
         "INSERT INTO attempts (epoch, run, target, agent, agent_name, discover, alone, cases, queued_unix_ms, \
-         assigned_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         assigned_unix_ms, exclusive) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     statement.execute(params![
         signed(lease.epoch.0),
@@ -263,6 +265,7 @@ fn write_lease(transaction: &Transaction<'_>, lease: &LeaseRecord) -> Result<(),
         cases,
         lease.queued_unix_ms,
         lease.assigned_unix_ms,
+        lease.exclusive.iter().flat_map(|group| [b"\0", group.as_bytes()].concat()).collect::<Vec<u8>>(),
     ])?;
     raise_epoch(transaction, lease.epoch)
 }
@@ -367,7 +370,10 @@ fn close(transaction: &Transaction<'_>, finish: FinishRecord) -> Result<v1::RunE
         "UPDATE runs SET state = ?2, wall_ms = ?3, efficiency = ?4 WHERE run = ?1",
         params![run, outcome.name(), signed(finish.wall_ms), finish.efficiency.encode_to_vec()],
     )?;
-    transaction.execute("UPDATE attempts SET open = 0, result = 'withdrawn' WHERE run = ?1 AND open = 1", [run])?;
+    transaction.execute(
+        "UPDATE attempts SET open = 0, result = 'withdrawn', finished_unix_ms = ?2 WHERE run = ?1 AND open = 1",
+        params![run, finish.at_unix_ms],
+    )?;
     transaction.execute("DELETE FROM tries WHERE run = ?1", [run])?;
     transaction.execute("DELETE FROM discovery_tries WHERE run = ?1", [run])?;
     write_event(transaction, finish.run, finish.sequence, &event.encode_to_vec())?;

@@ -94,6 +94,7 @@ fn lease(ledger: &Ledger, run: RunId, epoch: u64) -> Ticket {
         run,
         target: TARGET,
         work: Work::Cases { cases: vec![CaseIndex(0), CaseIndex(70_000)], alone: true },
+        exclusive: vec!["database".into(), "port 80".into()],
         queued_unix_ms: 1,
         assigned_unix_ms: 2,
     })))
@@ -211,6 +212,30 @@ async fn a_closed_lease_stays_as_it_was_closed_first() {
     let attempts = ledger.read_now(|connection| read::attempts(connection, run)).unwrap();
     assert_eq!((attempts[0].result.as_str(), attempts[0].execution_us, attempts[0].is_open), ("ran", 7, false));
     assert_eq!(attempts[0].usage, usage);
+}
+
+#[tokio::test]
+async fn attempts_that_may_not_have_ended_are_known_with_their_groups() {
+    let (_folder, ledger) = open();
+    let run = run_with_cases(&ledger, "a", &["one"]).await;
+    for epoch in 1..=4 {
+        lease(&ledger, run, epoch);
+    }
+    for (epoch, result, finished_unix_ms) in [(1, "withdrawn", 100), (2, "ran", 100), (3, "agent_lost", 99)] {
+        let (timings, usage, epoch) = (Timings::default(), Usage::default(), Epoch(epoch));
+        ledger.append(Record::AttemptEnded(Box::new(AttemptEndRecord {
+            epoch,
+            finished_unix_ms,
+            result,
+            timings,
+            usage,
+        })));
+    }
+    let read = |since| ledger.read_now(|connection| read::vacating(connection, since)).unwrap();
+    finish(&ledger, run, 1, 0).await;
+    let epochs = |since| read(since).into_iter().map(|row| row.epoch.0).collect::<Vec<_>>();
+    assert_eq!((epochs(99), epochs(100), epochs(3000)), (vec![1, 3, 4], vec![1, 4], vec![]), "the last with its run");
+    assert_eq!(read(100)[0].exclusive, ["database", "port 80"]);
 }
 
 #[tokio::test]

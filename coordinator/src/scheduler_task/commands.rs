@@ -79,6 +79,7 @@ impl SchedulerTask {
         let assigned_unix_ms = self.surroundings.clock.unix_ms();
         let queued_unix_ms = open.target(target).map_or(assigned_unix_ms, |target| target.queued_unix_ms);
         let agent_name = self.agents.name(agent);
+        let exclusive = open.target(target).map(|target| target.prepared.spec.requirements.resources.exclusive.clone());
         let note = LeaseNote {
             agent_name: agent_name.clone(),
             target,
@@ -96,6 +97,7 @@ impl SchedulerTask {
             run,
             target,
             work,
+            exclusive: exclusive.unwrap_or_default(),
             queued_unix_ms,
             assigned_unix_ms,
         })));

@@ -5,18 +5,30 @@ use std::time::Duration;
 
 use muster_model::attempt::{CaseReport, DiscoveredCase, Timings, Usage, Work};
 use muster_model::spec::RunSpec;
-use muster_model::{CaseIndex, RunId, TargetIndex};
+use muster_model::{CaseIndex, RunId, TargetIndex, limits};
 use muster_proto::v1;
 use muster_scheduler::{CaseSeed, Event};
 
 use super::{SchedulerTask, submitted};
 use crate::history::CaseHistory;
 use crate::ledger::tries::{self, TriesRow};
-use crate::ledger::{AttemptRow, LedgerError, OpenRunRow, TargetRow, read};
+use crate::ledger::{AttemptRow, LedgerError, OpenRunRow, TargetRow, VacatingRow, read};
 use crate::open_run::{AttemptEndNote, LeaseNote, OpenCase, OpenRun, PreparedRun};
 use crate::planning::{mark_groups, seed};
 
 impl SchedulerTask {
+    /// Tells the scheduler of attempts in exclusive groups that may not have ended yet although their leases are closed.
+    pub(crate) fn restore_vacating(&mut self) -> Result<(), LedgerError> {
+        // Times of the ledger are this machine's own, and so is now.
+        let lease_ms = i64::try_from(limits::LEASE_TIME.as_millis()).unwrap_or(i64::MAX);
+        let since = self.surroundings.clock.unix_ms().saturating_sub(lease_ms);
+        for row in self.surroundings.ledger.read_now(|connection| read::vacating(connection, since))? {
+            let VacatingRow { epoch, agent, exclusive } = row;
+            self.tell(Event::VacatingRestored { epoch, agent, exclusive });
+        }
+        Ok(())
+    }
+
     /// Tells the scheduler of a run that was open when the coordinator stopped: its plan, what is decided, and the leases that agents may still
     /// hold.
     pub(crate) fn restore(&mut self, row: OpenRunRow) -> Result<PreparedRun, LedgerError> {

@@ -111,6 +111,8 @@ fn news(report: v1::AgentReport) -> Result<AgentNews, ConvertError> {
         draining: report.draining,
         load_milli: report.load_milli,
         services: report.services.into_iter().take(limits::WARM_SERVICES_MAX).collect(),
+        heard: report.heard,
+        ending: report.ending.into_iter().take(limits::SLOTS_PER_AGENT_MAX as usize).map(Epoch).collect(),
         attempts: report.attempts.iter().map(AttemptStatus::try_from).collect::<Result<_, _>>()?,
         finished: report.finished.iter().map(finished).collect(),
     })

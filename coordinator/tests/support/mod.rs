@@ -96,6 +96,8 @@ pub fn hello(id: u64, slots: u32) -> AgentHello {
             bases: vec![base()],
             environments: vec![EnvironmentKind::Sandbox, EnvironmentKind::Host],
             properties: Properties::new([("arch".into(), "x86_64".into())]),
+            slots,
+            memory_bytes: 1 << 30,
         },
         version: "0.1.0".into(),
     }

@@ -37,7 +37,7 @@ pub(crate) fn target(kind: FrameworkKind, arguments: &[&str], directory: &Path) 
         requirements: Requirements {
             base: BaseRequest::None,
             environment: EnvironmentKind::Host,
-            properties: Default::default(),
+            ..Requirements::default()
         },
         limits: EnvironmentLimits::default(),
         shards: 1,

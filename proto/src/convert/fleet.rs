@@ -43,6 +43,7 @@ impl AgentHello {
         report.environments =
             self.offer.environments.iter().map(|&kind| v1::EnvironmentKind::from(kind).into()).collect();
         report.properties = properties_to_wire(&self.offer.properties);
+        report.memory_bytes = self.offer.memory_bytes;
         report.version.clone_from(&self.version);
     }
 }
@@ -135,6 +136,7 @@ impl From<&ShardTask> for v1::Assignment {
             alone,
             case_timeout_ms: u64::try_from(task.case_timeout.as_millis()).unwrap_or(u64::MAX),
             action: None,
+            slots: task.slots,
         }
     }
 }
@@ -191,6 +193,7 @@ fn shard(wire: &v1::Assignment) -> Result<ShardTask, ConvertError> {
         work,
         case_names: wire.case_names.clone(),
         case_timeout: Duration::from_millis(wire.case_timeout_ms),
+        slots: wire.slots,
     })
 }
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use muster_model::Digest;
 use muster_model::limits;
-use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements};
+use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements, Resources};
 use muster_model::spec::{CommandSpec, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec};
 
 use super::{ConvertError, at_most, required};
@@ -102,8 +102,41 @@ impl From<&Requirements> for v1::Requirements {
             base: Some((&requirements.base).into()),
             environment: v1::EnvironmentKind::from(requirements.environment).into(),
             properties: properties_to_wire(&requirements.properties),
+            tags: requirements.tags.clone(),
+            resources: requirements.resources.is_special().then(|| (&requirements.resources).into()),
         }
     }
+}
+
+impl From<&Resources> for v1::Resources {
+    fn from(resources: &Resources) -> Self {
+        let Resources { slots, memory_bytes, exclusive } = resources.clone();
+        Self { slots, memory_bytes, exclusive }
+    }
+}
+
+impl TryFrom<&v1::Resources> for Resources {
+    type Error = ConvertError;
+
+    fn try_from(resources: &v1::Resources) -> Result<Self, ConvertError> {
+        let exclusive = names("resources.exclusive", &resources.exclusive, limits::EXCLUSIVE_GROUPS_MAX)?;
+        Ok(Self { slots: resources.slots, memory_bytes: resources.memory_bytes, exclusive })
+    }
+}
+
+/// Names as they are kept: sorted, each once, none empty.
+fn names(field: &'static str, names: &[String], most: usize) -> Result<Vec<String>, ConvertError> {
+    at_most(field, names.len(), most)?;
+    for name in names {
+        at_most(field, name.len(), limits::NAME_BYTES_MAX)?;
+        if name.is_empty() {
+            return Err(ConvertError::new(field, "contains an empty name"));
+        }
+    }
+    let mut names = names.to_vec();
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 impl TryFrom<&v1::Requirements> for Requirements {
@@ -118,6 +151,8 @@ impl TryFrom<&v1::Requirements> for Requirements {
             base,
             environment: environment_kind(requirements.environment)?,
             properties: properties_to_model(&requirements.properties),
+            tags: names("requirements.tags", &requirements.tags, limits::TAGS_MAX)?,
+            resources: requirements.resources.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
     }
 }
@@ -128,6 +163,8 @@ pub(super) fn offer_to_model(report: &v1::AgentReport) -> Result<Offer, ConvertE
         bases: report.bases.iter().map(Base::try_from).collect::<Result<_, _>>()?,
         environments: report.environments.iter().map(|&kind| environment_kind(kind)).collect::<Result<_, _>>()?,
         properties: properties_to_model(&report.properties),
+        slots: report.slots,
+        memory_bytes: report.memory_bytes,
     })
 }
 

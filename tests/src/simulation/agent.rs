@@ -61,6 +61,10 @@ pub(super) struct Agent {
     /// Those of them that have no environment any more.
     pub(super) delivering: BTreeSet<Epoch>,
     pub(super) gone_for_good: bool,
+    /// The number of the last desired state on this connection.
+    pub(super) number: u64,
+    /// The exclusive groups of attempts that run, or die.
+    pub(super) groups: BTreeMap<Epoch, Vec<String>>,
     /// Services that run for nobody.
     pub(super) warm: Vec<ActionKey>,
     /// Services that attempts use.
@@ -85,6 +89,8 @@ impl Agent {
             running: BTreeMap::new(),
             delivering: BTreeSet::new(),
             gone_for_good: false,
+            number: 0,
+            groups: BTreeMap::new(),
             warm: Vec::new(),
             lent: BTreeMap::new(),
             random,
@@ -111,6 +117,8 @@ impl Agent {
         self.running.clear();
         self.delivering.clear();
         self.contents.clear();
+        self.number = 0;
+        self.groups.clear();
         self.warm.clear();
         self.lent.clear();
         self.heard = now;
@@ -135,12 +143,7 @@ impl Agent {
         self.connection = None;
         self.running.clear();
         self.delivering.clear();
-    }
-
-    /// Whether no more environments are there than slots, and not more than that once more are on their way.
-    pub(super) fn keeps_to_its_slots(&self) -> bool {
-        let slots = self.plan.slots as usize;
-        self.running.len() - self.delivering.len() <= slots && self.running.len() <= 2 * slots
+        self.groups.clear();
     }
 
     /// What an executor will do with an attempt: steps with the time from one to the next.

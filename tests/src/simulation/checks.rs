@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_model::attempt::Work;
 use muster_model::limits::PREFETCH_PER_AGENT;
 use muster_model::outcome::{CaseOutcome, FaultKind, RunOutcome, Verdict};
+use muster_model::platform::Resources;
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
 
 use super::ledger::State;
@@ -17,7 +18,7 @@ pub(super) type CaseName = (RunId, TargetIndex, CaseIndex);
 /// Leases as an outsider counts them.
 #[derive(Debug, Default)]
 pub(super) struct LeaseCheck {
-    open: BTreeMap<Epoch, (AgentId, Vec<CaseName>)>,
+    open: BTreeMap<Epoch, (AgentId, Vec<CaseName>, u32)>,
     by_case: BTreeMap<CaseName, BTreeSet<Epoch>>,
     recalled: BTreeSet<Epoch>,
     closed: BTreeSet<Epoch>,
@@ -29,8 +30,9 @@ impl LeaseCheck {
     /// # Panics
     ///
     /// When its epoch was used before, or one of its cases is leased already (I5): twice is allowed for the copy of a straggler, on
-    /// another agent, and never while a recalled lease has not been answered; or the agent has no room (I7).
-    pub(super) fn opened(&mut self, epoch: Epoch, agent: AgentId, slots: u32, content: &Content) {
+    /// another agent, and never while a recalled lease has not been answered; or the agent has no room (I7), of which nothing is ahead of its slots
+    /// for what takes more than any one of them.
+    pub(super) fn opened(&mut self, epoch: Epoch, agent: AgentId, slots: u32, content: &Content, taken: &Resources) {
         assert!(!self.closed.contains(&epoch) && !self.open.contains_key(&epoch), "epoch {epoch} was used before");
         let cases = cases_of(content);
         for case in &cases {
@@ -42,10 +44,10 @@ impl LeaseCheck {
             epochs.insert(epoch);
             assert!(epochs.len() <= 2, "I5: {case:?} has {} leases", epochs.len());
         }
-        self.open.insert(epoch, (agent, cases));
+        self.open.insert(epoch, (agent, cases, taken.slots_taken()));
         let held = self.held(agent);
-        let room = (slots + PREFETCH_PER_AGENT) as usize;
-        assert!(held <= room, "I7: agent {agent} was given {held} attempts and has room for {room}");
+        let room = slots + if taken.is_special() { 0 } else { PREFETCH_PER_AGENT };
+        assert!(held <= room, "I7: agent {agent} was given attempts for {held} slots and has room for {room}");
     }
 
     pub(super) fn recalled(&mut self, epoch: Epoch) {
@@ -60,7 +62,7 @@ impl LeaseCheck {
     pub(super) fn closed(&mut self, epoch: Epoch) {
         self.recalled.remove(&epoch);
         self.closed.insert(epoch);
-        if let Some((_, cases)) = self.open.remove(&epoch) {
+        if let Some((_, cases, _)) = self.open.remove(&epoch) {
             for case in cases {
                 if let Some(epochs) = self.by_case.get_mut(&case) {
                     epochs.remove(&epoch);
@@ -69,9 +71,9 @@ impl LeaseCheck {
         }
     }
 
-    /// How many attempts an agent holds.
-    pub(super) fn held(&self, agent: AgentId) -> usize {
-        self.open.values().filter(|(holder, _)| *holder == agent).count()
+    /// The slots of the attempts that an agent holds.
+    pub(super) fn held(&self, agent: AgentId) -> u32 {
+        self.open.values().filter(|(holder, ..)| *holder == agent).map(|(.., slots)| slots).sum()
     }
 
     /// Whether somebody has any of these cases already.
@@ -90,7 +92,12 @@ impl LeaseCheck {
 
     /// After a crash of the coordinator: what its ledger holds open is open, also what it was about to close when it lost its power, and
     /// nothing else is; nothing from `first` on has ever been told to anybody.
-    pub(super) fn restore(&mut self, open: &BTreeMap<Epoch, (AgentId, Content)>, first: Epoch) {
+    pub(super) fn restore(
+        &mut self,
+        open: &BTreeMap<Epoch, (AgentId, Content)>,
+        first: Epoch,
+        taken: impl Fn(&Content) -> u32,
+    ) {
         self.closed.extend(std::mem::take(&mut self.open).into_keys());
         self.closed.retain(|epoch| !open.contains_key(epoch) && *epoch < first);
         self.by_case.clear();
@@ -100,7 +107,7 @@ impl LeaseCheck {
             for case in &cases {
                 self.by_case.entry(*case).or_default().insert(epoch);
             }
-            self.open.insert(epoch, (*agent, cases));
+            self.open.insert(epoch, (*agent, cases, taken(content)));
         }
     }
 }

@@ -7,6 +7,7 @@ use core::time::Duration;
 use muster_agent_state::Desired;
 use muster_model::attempt::Work;
 use muster_model::outcome::{FaultKind, RunOutcome};
+use muster_model::platform::Resources;
 use muster_model::{ActionId, AgentId, Epoch, Instant, RunId, TargetIndex};
 use muster_scheduler::{
     ActionEnd, AttemptEnd, CaseSeed, Command, Config, DiscoveryTries, Event, Scheduler, TargetSeed,
@@ -40,6 +41,9 @@ struct Wanted {
     attempts: BTreeMap<Epoch, bool>,
     listed: BTreeSet<Epoch>,
     acknowledged: Vec<Epoch>,
+    /// Attempts that may still run although they should not, with the number of the first state that is sent without them.
+    withdrawn: BTreeMap<Epoch, u64>,
+    sent: u64,
 }
 
 /// The coordinator.
@@ -118,7 +122,14 @@ impl Coordinator {
         let state = self.ledger.state().clone();
         let first = state.first_epoch();
         let mut scheduler = Scheduler::new(config, first);
-        self.leases.restore(&state.open, first);
+        self.leases.restore(&state.open, first, |content| resources(plans, content).slots_taken());
+        for (&epoch, &at) in &state.withdrawn {
+            let Some((agent, content)) = state.leases.get(&epoch) else { continue };
+            let exclusive = resources(plans, content).exclusive;
+            if !exclusive.is_empty() && at + lease_time() > now {
+                scheduler.handle_event(now, Event::VacatingRestored { epoch, agent: *agent, exclusive });
+            }
+        }
         self.warm = WarmCheck::default();
         // A run whose end was durable and not yet told: its watchers read it from the ledger.
         for (&run, &outcome) in &state.finished {
@@ -221,7 +232,7 @@ impl Coordinator {
                     Some(false) => self.room.sometimes("services started"),
                     None => {}
                 }
-                self.leases.opened(epoch, agent, slots, &content);
+                self.leases.opened(epoch, agent, slots, &content, &self.warm.resources(run, target));
                 self.contents.insert(epoch, content.clone());
                 self.ledger.append(Record::Lease { epoch, agent, content });
                 return;
@@ -252,12 +263,12 @@ impl Coordinator {
                 Effect::Recall { agent, epoch }
             }
             Command::Withdraw { agent, epoch } => {
-                self.close(epoch);
+                self.close(epoch, Some(self.warm.now()));
                 Effect::Withdraw { agent, epoch }
             }
             Command::Acknowledge { agent, epoch, fenced } => {
                 self.note_fenced(epoch, fenced);
-                self.close(epoch);
+                self.close(epoch, None);
                 Effect::Acknowledge { agent, epoch }
             }
             Command::ReportFault { run, target, kind: FaultKind::AgentLost, cases, .. } => {
@@ -296,7 +307,7 @@ impl Coordinator {
     fn assign_action(&mut self, agent: AgentId, epoch: Epoch, action: ActionId) -> Effect {
         let content = self.room.assigned(action, epoch);
         let slots = self.slots.get(&agent).copied().unwrap_or_default();
-        self.leases.opened(epoch, agent, slots, &content);
+        self.leases.opened(epoch, agent, slots, &content, &Resources::default());
         self.contents.insert(epoch, content);
         Effect::Assign { agent, epoch }
     }
@@ -317,11 +328,12 @@ impl Coordinator {
         self.effects.push_back((self.ledger.count(), effect));
     }
 
-    fn close(&mut self, epoch: Epoch) {
+    fn close(&mut self, epoch: Epoch, withdrawn: Option<Instant>) {
         self.leases.closed(epoch);
         self.room.closed(epoch);
         if !self.is_of_action(epoch) {
-            self.ledger.append(Record::LeaseClosed(epoch));
+            let closed = Record::LeaseClosed(epoch);
+            self.ledger.append(withdrawn.map_or(closed, |at| Record::LeaseWithdrawn { epoch, at }));
         }
     }
 
@@ -370,7 +382,9 @@ impl Coordinator {
                 Some(agent)
             }
             Effect::Withdraw { agent, epoch } => {
-                self.wanted.entry(agent).or_default().attempts.remove(&epoch);
+                let wanted = self.wanted.entry(agent).or_default();
+                wanted.attempts.remove(&epoch);
+                wanted.withdrawn.insert(epoch, (self.generation << 32) + wanted.sent + 1);
                 Some(agent)
             }
             Effect::Acknowledge { agent, epoch } => {
@@ -387,9 +401,20 @@ impl Coordinator {
         }
     }
 
-    /// Notes what an agent says that it holds, so that assignments need not be sent again.
-    pub(super) fn listed(&mut self, agent: AgentId, epochs: BTreeSet<Epoch>) {
-        self.wanted.entry(agent).or_default().listed = epochs;
+    /// Notes what an agent says that it holds, so that assignments need not be sent again. Returns those that it should not have and has not.
+    pub(super) fn listed(
+        &mut self,
+        agent: AgentId,
+        epochs: BTreeSet<Epoch>,
+        heard: u64,
+        ending: &BTreeSet<Epoch>,
+    ) -> Vec<Epoch> {
+        let wanted = self.wanted.entry(agent).or_default();
+        let is_vacated =
+            |epoch: &Epoch, number: &mut u64| *number <= heard && !epochs.contains(epoch) && !ending.contains(epoch);
+        let vacated = wanted.withdrawn.extract_if(.., is_vacated).map(|(epoch, _)| epoch).collect();
+        wanted.listed = epochs;
+        vacated
     }
 
     /// What to tell an agent; acknowledgements are told once and asked for again by a repeated report.
@@ -400,11 +425,21 @@ impl Coordinator {
             .iter()
             .map(|(&epoch, &recall)| {
                 let content = (!wanted.listed.contains(&epoch)).then(|| self.contents[&epoch].clone());
-                (Desired { epoch, carries_assignment: content.is_some(), recall }, content)
+                let slots =
+                    content.as_ref().map_or(0, |content| self.warm.resources(content.run, content.target).slots);
+                (Desired { epoch, carries_assignment: content.is_some(), recall, slots }, content)
             })
             .collect();
-        Message::Desired { attempts, acknowledged: std::mem::take(&mut wanted.acknowledged) }
+        wanted.sent += 1;
+        let number = (self.generation << 32) + wanted.sent;
+        Message::Desired { attempts, acknowledged: std::mem::take(&mut wanted.acknowledged), number }
     }
+}
+
+/// What attempts at something take.
+fn resources(plans: &[PlannedRun], content: &Content) -> Resources {
+    let target = plans.get(content.run.0 as usize).and_then(|run| run.targets.get(content.target.0 as usize));
+    target.map(|target| target.requirements.resources.clone()).unwrap_or_default()
 }
 
 /// The event that submits a run.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use muster_model::attempt::Work;
 use muster_model::outcome::{CaseOutcome, RunOutcome};
-use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex};
+use muster_model::{AgentId, CaseIndex, Epoch, Instant, RunId, TargetIndex};
 
 use muster_scheduler::{CaseTries, Config, DiscoveryTries};
 
@@ -25,6 +25,11 @@ pub(super) enum Record {
         content: Content,
     },
     LeaseClosed(Epoch),
+    /// A lease is closed, and its attempt may run on.
+    LeaseWithdrawn {
+        epoch: Epoch,
+        at: Instant,
+    },
     /// Every epoch below this one may have been told to agents.
     EpochsReserved(Epoch),
     Decided {
@@ -59,6 +64,8 @@ pub(super) struct State {
     pub(super) tries: BTreeMap<CaseName, CaseTries>,
     pub(super) discovery_tries: BTreeMap<(RunId, TargetIndex), DiscoveryTries>,
     pub(super) finished: BTreeMap<RunId, RunOutcome>,
+    /// When leases were withdrawn.
+    pub(super) withdrawn: BTreeMap<Epoch, Instant>,
     /// Epochs below this one are reserved for actions.
     pub(super) reserved_below: u64,
 }
@@ -82,6 +89,10 @@ impl State {
             Record::EpochsReserved(below) => self.reserved_below = self.reserved_below.max(below.0),
             Record::LeaseClosed(epoch) => {
                 self.open.remove(epoch);
+            }
+            Record::LeaseWithdrawn { epoch, at } => {
+                self.open.remove(epoch);
+                self.withdrawn.insert(*epoch, *at);
             }
             Record::Decided { run, target, case, outcome, epoch } => {
                 if let Some(epoch) = epoch {

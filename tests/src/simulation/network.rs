@@ -30,9 +30,13 @@ pub(super) enum Message {
         attempts: Vec<AttemptStatus>,
         finished: Vec<(Epoch, AttemptEnd)>,
         warm: Vec<ActionKey>,
+        /// The number of the last desired state that came.
+        heard: u64,
+        /// Attempts that are not wanted any more and not dead yet.
+        ending: BTreeSet<Epoch>,
     },
     /// A coordinator's desired state.
-    Desired { attempts: Vec<(Desired, Option<Content>)>, acknowledged: Vec<Epoch> },
+    Desired { attempts: Vec<(Desired, Option<Content>)>, acknowledged: Vec<Epoch>, number: u64 },
 }
 
 /// Which way.

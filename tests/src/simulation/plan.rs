@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use muster_model::key::ActionKey;
-use muster_model::platform::{EnvironmentKind, Offer, Properties, Requirements};
+use muster_model::platform::{EnvironmentKind, Offer, Properties, Requirements, Resources};
 use muster_model::spec::Isolation;
 use muster_scheduler::SchedulingPolicy;
 
@@ -132,8 +132,10 @@ fn agent(random: &mut Random) -> PlannedAgent {
         bases: Vec::new(),
         environments: vec![EnvironmentKind::Sandbox],
         properties: Properties::new([("pool".into(), pool.into())]),
+        slots: random.between(1, 3) as u32,
+        memory_bytes: random.between(2, 4),
     };
-    PlannedAgent { slots: random.between(1, 3) as u32, offer, clock_permille: random.between(970, 1030) }
+    PlannedAgent { slots: offer.slots, offer, clock_permille: random.between(970, 1030) }
 }
 
 fn run(random: &mut Random, hostile: bool) -> PlannedRun {
@@ -157,9 +159,22 @@ fn target(random: &mut Random, hostile: bool) -> PlannedTarget {
     let trouble = if random.happens(500) { random.between(0, 200) } else { 0 };
     let cases = (0..random.between(0, 60)).map(|_| case(random, hostile, mean_ms, trouble)).collect();
     let retries = random.happens(200).then(|| random.between(0, 3) as u32);
-    let requirements = Requirements { properties: Properties::new(pool), ..Requirements::default() };
+    let resources = if random.happens(400) { resources(random) } else { Resources::default() };
+    let requirements = Requirements { properties: Properties::new(pool), resources, ..Requirements::default() };
     let services = random.happens(400).then(|| ActionKey([random.between(1, 2) as u8; 32]));
     PlannedTarget { requirements, retries, services, cases }
+}
+
+/// More than any one slot, perhaps.
+fn resources(random: &mut Random) -> Resources {
+    let mut exclusive: Vec<String> =
+        (0..2).filter(|_| random.happens(500)).map(|group| format!("group-{group}")).collect();
+    exclusive.sort();
+    Resources {
+        slots: random.between(1, 2) as u32,
+        memory_bytes: if random.happens(300) { random.between(1, 2) } else { 0 },
+        exclusive,
+    }
 }
 
 fn case(random: &mut Random, hostile: bool, mean_ms: u64, trouble: u64) -> PlannedCase {

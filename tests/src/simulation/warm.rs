@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use muster_model::key::ActionKey;
-use muster_model::platform::{Offer, Requirements};
+use muster_model::platform::{Offer, Requirements, Resources};
 use muster_model::{AgentId, Instant, RunId, TargetIndex};
 use muster_scheduler::{AttemptEnd, Config, Event};
 
@@ -19,15 +19,27 @@ struct Taker {
     faulted: Option<Instant>,
 }
 
-/// What an outsider knows about it all.
+/// What an outsider knows about it all. Of targets also what their attempts take: room may be kept free for those that take much, so that an idle slot
+/// is not one for everybody.
 #[derive(Debug, Default)]
 pub(super) struct WarmCheck {
     takers: BTreeMap<AgentId, Taker>,
     targets: BTreeMap<(RunId, TargetIndex), (Requirements, Option<ActionKey>)>,
+    has_special: bool,
     now: Instant,
 }
 
 impl WarmCheck {
+    /// What attempts at a target take.
+    pub(super) fn resources(&self, run: RunId, target: TargetIndex) -> Resources {
+        self.targets.get(&(run, target)).map(|(requirements, _)| requirements.resources.clone()).unwrap_or_default()
+    }
+
+    /// The time of the last event.
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
     /// Takes note of the time.
     pub(super) fn tick(&mut self, now: Instant) {
         self.now = now;
@@ -59,6 +71,7 @@ impl WarmCheck {
             }
             Event::RunSubmitted { run, targets, .. } => {
                 for (index, seed) in (0..).map(TargetIndex).zip(targets) {
+                    self.has_special |= seed.requirements.resources.is_special();
                     self.targets.insert((*run, index), (seed.requirements.clone(), seed.services));
                 }
             }
@@ -77,7 +90,7 @@ impl WarmCheck {
         run: RunId,
         target: TargetIndex,
         is_copy: bool,
-        held: impl Fn(AgentId) -> usize,
+        held: impl Fn(AgentId) -> u32,
     ) -> Option<bool> {
         let (requirements, key) = self.targets.get(&(run, target))?;
         let key = (*key)?;
@@ -94,11 +107,14 @@ impl WarmCheck {
                 && !has_faulted
                 && *id != agent
                 && taker.warm.contains(&key)
-                && held(*id) < taker.slots as usize
+                && held(*id) < taker.slots
                 && taker.offer.satisfies(requirements).is_ok()
         };
         let better = self.takers.iter().find(|entry| is_better(*entry)).map(|(id, _)| *id);
-        assert!(is_copy || better.is_none(), "agent {agent} starts services that agent {better:?} has warm and idle");
+        assert!(
+            is_copy || self.has_special || better.is_none(),
+            "agent {agent} starts services that agent {better:?} has warm and idle"
+        );
         Some(false)
     }
 }

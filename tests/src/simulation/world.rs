@@ -2,6 +2,7 @@
 
 mod actions;
 mod faults;
+mod groups;
 
 use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt::Debug;
@@ -13,6 +14,7 @@ use core::time::Duration;
 use muster_agent_state as state;
 use muster_model::attempt::Work;
 use muster_model::outcome::{CaseOutcome, FaultKind};
+use muster_model::platform::Resources;
 use muster_model::{ActionId, AgentId, Epoch, Instant, RunId, TargetIndex};
 use muster_scheduler::{ActionEnd, AttemptEnd, Event};
 
@@ -21,7 +23,7 @@ use super::actions::Room;
 use super::agent::{Agent, Step};
 use super::checks::{CaseName, Excuses, check_outcome, check_run};
 use super::coordinator::{Coordinator, Effect, lease_time, seeds, submitted};
-use super::network::{Message, Network, Way};
+use super::network::{Content, Message, Network, Way};
 use super::plan::{Plan, Planted};
 use crate::seed::Random;
 
@@ -314,7 +316,7 @@ impl World {
     }
 
     fn arrive_at_coordinator(&mut self, position: usize, connection: u64, message: Message) {
-        let Message::Report { draining, attempts, finished, warm } = message else { return };
+        let Message::Report { draining, attempts, finished, warm, heard, ending } = message else { return };
         if self.coordinator.scheduler.is_none() {
             return;
         }
@@ -335,7 +337,10 @@ impl World {
         for status in attempts.iter().filter(|status| status.stage != muster_model::attempt::Stage::Waiting) {
             self.coordinator.leases.started(status.epoch);
         }
-        self.coordinator.listed(agent, attempts.iter().map(|status| status.epoch).collect());
+        let listed = attempts.iter().map(|status| status.epoch).collect();
+        for epoch in self.coordinator.listed(agent, listed, heard, &ending) {
+            self.coordinator.handle(self.now, Event::AttemptVacated { agent, epoch });
+        }
         self.coordinator.handle(self.now, Event::AgentReported { agent, draining, attempts, warm });
     }
 
@@ -352,11 +357,12 @@ impl World {
             let happening = Happening::Arrive { agent: position, way: Way::ToAgent, connection, message };
             return self.at(later, happening);
         }
-        let Message::Desired { attempts, acknowledged } = message else { return };
+        let Message::Desired { attempts, acknowledged, number } = message else { return };
         let clock = agent.clock(now);
         let Some(machine) = agent.machine.as_mut().filter(|_| agent.connection == Some(connection)) else { return };
         agent.heard = now;
         agent.told = now;
+        agent.number = agent.number.max(number);
         let mut desired = Vec::new();
         for (entry, content) in attempts {
             if let Some(content) = content {
@@ -382,6 +388,7 @@ impl World {
         self.connections += 1;
         let agent = &mut self.agents[position];
         agent.connection = Some(self.connections);
+        agent.number = 0;
         agent.heard = self.now;
         let clock = agent.clock(self.now);
         if let Some(machine) = &mut agent.machine {
@@ -549,8 +556,10 @@ impl World {
         let draining = machine.view().draining;
         let finished =
             finished.into_iter().filter_map(|epoch| Some((epoch, agent.spool.get(&epoch)?.clone()))).collect();
-        let warm = agent.warm.clone();
-        self.send(position, Way::ToCoordinator, connection, &Message::Report { draining, attempts, finished, warm });
+        let ending = machine.ending().collect();
+        let (warm, heard) = (agent.warm.clone(), agent.number);
+        let message = Message::Report { draining, attempts, finished, warm, heard, ending };
+        self.send(position, Way::ToCoordinator, connection, &message);
     }
 
     fn start_attempt(&mut self, position: usize, epoch: Epoch) {
@@ -559,7 +568,23 @@ impl World {
         let content = content.unwrap_or_else(|| panic!("epoch {epoch} is started without its assignment"));
         let again = agent.running.insert(epoch, None);
         assert!(again.is_none(), "epoch {epoch} is started while it runs");
-        assert!(agent.keeps_to_its_slots(), "I7: agent {} is above its slots", agent.id);
+        let resources = |content: &Content| {
+            let run = self.plan.runs.get(content.run.0 as usize);
+            let target = run.and_then(|run| run.targets.get(content.target.0 as usize));
+            target.map(|target| target.requirements.resources.clone()).unwrap_or_default()
+        };
+        let in_slots = agent.running.keys().filter(|epoch| !agent.delivering.contains(epoch));
+        let contents = in_slots.filter_map(|epoch| agent.contents.get(epoch));
+        let taken: u32 = contents.map(|content| resources(content).slots_taken()).sum();
+        let slots = agent.plan.slots;
+        assert!(taken <= slots && agent.delivering.len() <= slots as usize, "I7: agent {} is above its slots", agent.id);
+        let Resources { slots, exclusive, .. } = resources(&content);
+        agent.groups.insert(epoch, exclusive);
+        self.check_groups(position, epoch);
+        if slots > 1 {
+            self.sometimes("several slots taken");
+        }
+        let agent = &mut self.agents[position];
         let permille = if self.calm { 0 } else { self.plan.weather.environment_fault_permille };
         let run = self.plan.runs.get(content.run.0 as usize);
         if let Some(key) = run.and_then(|run| run.targets.get(content.target.0 as usize)?.services) {
@@ -628,6 +653,7 @@ impl World {
             Step::Ended { reported } => {
                 machine.handle_event(clock, state::Event::AttemptEnded { epoch, reported });
                 agent.give_services_back(epoch);
+                agent.groups.remove(&epoch);
             }
         }
         if let Some(machine) = &self.agents[position].machine {
@@ -661,8 +687,14 @@ impl World {
     fn may_be_unschedulable(&self) -> bool {
         let stormy = self.plan.weather.fault_every_ms != u64::MAX;
         let lonely = self.plan.agents.iter().any(|agent| agent.offer.properties.get("pool") == Some("b"));
+        let agents = || self.plan.agents.iter();
+        let needs_some = |target: &super::plan::PlannedTarget| {
+            agents().any(|agent| agent.offer.satisfies(&target.requirements).is_err())
+        };
+        let picky = self.plan.runs.iter().any(|run| run.targets.iter().any(needs_some));
         stormy
             || lonely
+            || picky
             || self.coordinator.room.has_losses()
             || self.plan.runs.iter().any(|run| run.targets.iter().any(|target| !target.cases.is_empty()))
                 && !self.coordinator.losses.is_empty()

@@ -22,11 +22,8 @@ fn epoch() -> impl Strategy<Value = Epoch> {
 }
 
 fn desired() -> impl Strategy<Value = Desired> {
-    (epoch(), any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(epoch, carries_assignment, recall)| Desired {
-        epoch,
-        carries_assignment,
-        recall,
-    })
+    (epoch(), any::<bool>(), prop::bool::weighted(0.2), 0_u32..4)
+        .prop_map(|(epoch, carries_assignment, recall, slots)| Desired { epoch, carries_assignment, recall, slots })
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -73,7 +73,7 @@ impl World {
 }
 
 fn desired(epoch: u64) -> Desired {
-    Desired { epoch: Epoch(epoch), carries_assignment: true, recall: false }
+    Desired { epoch: Epoch(epoch), carries_assignment: true, recall: false, slots: 0 }
 }
 
 fn start(epoch: u64) -> Command {

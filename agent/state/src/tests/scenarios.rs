@@ -117,7 +117,7 @@ fn a_report_that_overtakes_its_kill_is_kept() {
 fn only_what_has_not_started_can_be_recalled() {
     let mut world = World::connected(1);
     world.want(&[1, 2]);
-    let recalled = |epoch| Desired { recall: true, carries_assignment: false, epoch: Epoch(epoch) };
+    let recalled = |epoch| Desired { recall: true, carries_assignment: false, ..desired(epoch) };
     let event = Event::DesiredReceived {
         attempts: vec![recalled(1), recalled(2)],
         acknowledged: Vec::new(),
@@ -246,4 +246,33 @@ fn a_coordinator_cannot_fill_an_agent_without_bound() {
     let epochs: Vec<u64> = (1..=limits::SPOOL_ATTEMPTS_MAX as u64 + 10).collect();
     world.want(&epochs);
     assert_eq!(world.machine.view().waiting as usize, limits::SPOOL_ATTEMPTS_MAX - 1);
+}
+
+#[test]
+fn what_takes_several_slots_waits_for_them_and_nothing_overtakes_it() {
+    let mut world = World::connected(3);
+    let want = |world: &mut World, wanted: &[(u64, u32)]| {
+        let attempts = wanted.iter().map(|&(epoch, slots)| Desired { slots, ..desired(epoch) }).collect();
+        world.event(Event::DesiredReceived { attempts, acknowledged: Vec::new(), lease: limits::LEASE_TIME })
+    };
+    let starts = |commands: Vec<Command>| -> Vec<u64> {
+        let epoch = |command: &Command| match command {
+            Command::Start { epoch } => Some(epoch.0),
+            _ => None,
+        };
+        commands.iter().filter_map(epoch).collect()
+    };
+    let all = [(1, 2), (2, 2), (3, 1)];
+    assert_eq!(starts(want(&mut world, &all)), [1], "two of three slots are left to nobody who takes two");
+    assert_eq!(starts(world.end(1, true)), [2, 3]);
+    assert_eq!(world.machine.view().occupied, 3);
+    // More than there are is all of them.
+    assert_eq!(starts(want(&mut world, &[(2, 2), (3, 1), (4, 9)])), [0; 0]);
+    assert_eq!(starts(world.end(2, true)), [0; 0]);
+    assert_eq!(starts(world.end(3, true)), [4]);
+    assert_eq!(want(&mut world, &[]).first(), Some(&kill(4)));
+    assert_eq!(world.machine.ending().collect::<Vec<_>>(), [Epoch(4)], "it has its slots until it is dead");
+    assert_eq!(world.machine.view().occupied, 3);
+    world.end(4, false);
+    assert_eq!((world.machine.view().occupied, world.machine.ending().count()), (0, 0));
 }

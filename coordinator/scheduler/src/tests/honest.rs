@@ -138,7 +138,12 @@ impl Fleet {
                 running: running(*stage, work),
             });
             let attempts = attempts.collect();
-            self.world.event(Event::AgentReported { agent: AgentId(agent as u64), draining: false, attempts, warm: Vec::new() });
+            self.world.event(Event::AgentReported {
+                agent: AgentId(agent as u64),
+                draining: false,
+                attempts,
+                warm: Vec::new(),
+            });
         }
         self.obey();
     }

@@ -5,4 +5,5 @@ mod fixture;
 mod fleet;
 mod honest;
 mod ladder;
+mod resources;
 mod warm;
