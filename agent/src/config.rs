@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use muster_environment::base::HostBase;
 use muster_model::limits;
-use muster_model::platform::{EnvironmentKind, Properties};
+use muster_model::platform::{EnvironmentKind, Properties, Weakness};
 
 use crate::AgentError;
 
@@ -25,6 +25,8 @@ pub struct Config {
     pub labels: Properties,
     /// The kinds of environment to offer, as far as they work here.
     pub environments: Vec<EnvironmentKind>,
+    /// What its sandboxes may lack; with anything else missing, the agent does not start.
+    pub allow_without: Vec<Weakness>,
     /// Bytes of blobs to keep.
     pub cache_bytes: u64,
     /// The machine's base, if the embedding program has identified it; otherwise the agent does.
@@ -45,6 +47,7 @@ impl Config {
             name: hostname(),
             labels: Properties::default(),
             environments: vec![EnvironmentKind::Sandbox, EnvironmentKind::Host],
+            allow_without: Vec::new(),
             cache_bytes: limits::CACHE_BYTES_DEFAULT,
             base: None,
             base_cache: None,

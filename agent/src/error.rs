@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use muster_environment::doctor::{ALLOW_FLAG, remedy};
+use muster_model::platform::Weakness;
+
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -58,6 +61,9 @@ pub enum AgentError {
         /// What the driver said.
         source: Option<muster_environment::EnvironmentError>,
     },
+    /// Sandboxes here would be weaker than is allowed.
+    #[error("sandboxes on this machine would lack {}", .0.name())]
+    Weaker(Weakness),
     /// The machine's own base can't be identified.
     #[error("cannot identify the base of this machine")]
     Base(#[source] muster_environment::base::BaseError),
@@ -89,6 +95,11 @@ impl AgentError {
             Self::NoEnvironment { remedy, .. } => {
                 Some(remedy.clone().unwrap_or_else(|| "--environment host offers the bare host".to_owned()))
             }
+            Self::Weaker(weakness) => Some(format!(
+                "{}; or allow it, and every result says so: {ALLOW_FLAG} {}",
+                remedy(*weakness),
+                weakness.name()
+            )),
             Self::Base(_) => Some("--environment host offers no base".to_owned()),
             Self::Cache { path, .. } => {
                 Some(format!("rm -r {}; it holds nothing that cannot be fetched again", path.display()))

@@ -30,6 +30,7 @@ impl Offered {
         }
         let known_base = config.base.clone();
         let wanted = config.environments.clone();
+        let allowed = config.allow_without.clone();
         let properties = config.properties();
         let found = tokio::task::spawn_blocking(move || {
             let mut found =
@@ -50,6 +51,10 @@ impl Offered {
                 let made = sandbox(base_config.cache_dir.join("sandbox")).or_else(|_| sandbox(own));
                 match ready(made) {
                     Ok(sandbox) => {
+                        found.offer.without = sandbox.weaknesses();
+                        if let Some(&weakness) = found.offer.without.iter().find(|lack| !allowed.contains(lack)) {
+                            return Err(AgentError::Weaker(weakness));
+                        }
                         found.owner = sandbox.owner();
                         found.environments.push(Arc::new(sandbox));
                     }

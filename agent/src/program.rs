@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use muster_cache::StoreError;
 use muster_environment::doctor::{self, Diagnosis};
 use muster_environment::{BaseConfig, SandboxConfig};
-use muster_model::platform::EnvironmentKind;
+use muster_model::platform::{EnvironmentKind, Weakness};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,6 +40,9 @@ pub struct Arguments {
     /// A kind of environment to offer; may be repeated [default: sandbox and host, as far as they work]
     #[arg(long = "environment", value_name = "KIND", value_parser = parse_environment)]
     pub environments: Vec<EnvironmentKind>,
+    /// A wall that sandboxes may lack here, control-groups or landlock; may be repeated [default: none; see `muster agent doctor`]
+    #[arg(long = "allow-without", value_name = "FEATURE", value_parser = parse_weakness)]
+    pub allow_without: Vec<Weakness>,
     /// Bytes of blobs to keep, with K, M, G or T for powers of 1024 [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub cache_size: Option<u64>,
@@ -63,6 +66,8 @@ struct File {
     #[serde(default)]
     labels: std::collections::BTreeMap<String, String>,
     environments: Option<Vec<Kind>>,
+    #[serde(default)]
+    allow_without: Vec<Wall>,
     cache_size: Option<Size>,
 }
 
@@ -70,6 +75,19 @@ struct File {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 struct Kind(EnvironmentKind);
+
+/// A [`Weakness`] as the file spells it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Wall(Weakness);
+
+impl TryFrom<String> for Wall {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_weakness(&text).map(Self)
+    }
+}
 
 impl TryFrom<String> for Kind {
     type Error = String;
@@ -129,11 +147,11 @@ pub async fn run(arguments: Arguments) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Looks at what this machine can do for sandboxes, and makes one.
-pub async fn doctor() -> Diagnosis {
+/// Looks at what this machine can do for sandboxes, which may lack what is `allowed`, and makes one.
+pub async fn doctor(allowed: Vec<Weakness>) -> Diagnosis {
     let examined = tokio::task::spawn_blocking(|| {
         let shared = BaseConfig::default().cache_dir.join("sandbox");
-        doctor::examine(SandboxConfig::new(shared))
+        doctor::examine(SandboxConfig::new(shared), allowed)
     });
     match examined.await {
         Ok(diagnosis) => diagnosis,
@@ -189,6 +207,7 @@ fn configure(arguments: Arguments) -> Result<Config, AgentError> {
     if !named.is_empty() {
         config.environments = named;
     }
+    config.allow_without = file.allow_without.into_iter().map(|wall| wall.0).chain(arguments.allow_without).collect();
     let size = arguments.cache_size.or(file.cache_size.map(|size| size.0));
     config.cache_bytes = size.unwrap_or(config.cache_bytes);
     config.check()?;
@@ -230,6 +249,17 @@ fn parse_environment(text: &str) -> Result<EnvironmentKind, String> {
     found.ok_or_else(|| format!("{text:?} is not a kind of environment; there are sandbox and host"))
 }
 
+/// A wall that sandboxes may lack.
+///
+/// # Errors
+///
+/// For a name of none, in words.
+pub fn parse_weakness(text: &str) -> Result<Weakness, String> {
+    let names = Weakness::ALL.map(Weakness::name).join(" and ");
+    Weakness::from_name(text)
+        .ok_or_else(|| format!("{text:?} is not a wall that sandboxes may lack; there are {names}"))
+}
+
 fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size like 10G");
     let digits = text.trim_end_matches(['K', 'M', 'G', 'T']);
@@ -257,7 +287,7 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.toml");
-        let text = "slots = 3\nmemory = \"4G\"\nname = \"from-file\"\nenvironments = [\"host\"]\ncache-size = \"2G\"\n\
+        let text = "slots = 3\nmemory = \"4G\"\nname = \"from-file\"\nenvironments = [\"host\"]\nallow-without = [\"landlock\"]\ncache-size = \"2G\"\n\
                     data = \"/data\"\n[labels]\nzone = \"a\"\nrack = \"1\"\n";
         std::fs::write(&path, text).unwrap();
         let arguments = Arguments {
@@ -271,6 +301,7 @@ mod tests {
         assert_eq!(config.coordinator, COORDINATOR_DEFAULT);
         assert_eq!((config.cache_bytes, config.memory_bytes), (2 << 30, 4 << 30));
         assert_eq!(config.environments, [EnvironmentKind::Host]);
+        assert_eq!(config.allow_without, [Weakness::Landlock]);
         let labels: Vec<_> = config.labels.iter().collect();
         assert_eq!(labels, [("rack", "1"), ("zone", "b")]);
     }
@@ -278,7 +309,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line_and_column() {
         insta::assert_snapshot!(file("slots = 2\n  slotz = 3\n").unwrap_err(), @r"
-        error: agent.toml:2:3: unknown field `slotz`, expected one of `coordinator`, `data`, `slots`, `memory`, `name`, `labels`, `environments`, `cache-size`
+        error: agent.toml:2:3: unknown field `slotz`, expected one of `coordinator`, `data`, `slots`, `memory`, `name`, `labels`, `environments`, `allow-without`, `cache-size`
         hint: the keys are the flags of muster-agent --help; labels are a table
         ");
         insta::assert_snapshot!(file("environments = [\"docker\"]\n").unwrap_err(), @r#"

@@ -15,6 +15,7 @@ use std::time::Duration;
 use muster_agent::{Agent, machine_memory};
 use muster_coordinator::Coordinator;
 use muster_environment::{BaseConfig, HostBase};
+use muster_model::platform::Weakness;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
@@ -35,6 +36,8 @@ pub struct EmbeddedOptions {
     pub agents: u32,
     /// Slots of each.
     pub slots: u32,
+    /// What their sandboxes may lack.
+    pub allow_without: Vec<Weakness>,
 }
 
 /// A running embedded fleet.
@@ -120,6 +123,7 @@ async fn start_agent(
     let mut config = muster_agent::Config::new(url, options.data.join(&name));
     config.slots = options.slots;
     config.memory_bytes = machine_memory() / u64::from(options.agents.max(1));
+    config.allow_without.clone_from(&options.allow_without);
     config.name.clone_from(&name);
     config.base = base;
     Agent::start(config).await.map_err(|error| start_error(&name, error))

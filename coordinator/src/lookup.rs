@@ -79,6 +79,10 @@ fn targets(connection: &Connection, run: RunId) -> Result<Vec<v1::TargetSummary>
             v1::EnvironmentKind::Host => "host",
             v1::EnvironmentKind::Sandbox | v1::EnvironmentKind::Unspecified => "sandbox",
         };
+        let profile = match spec.limits.unwrap_or_default().profile() {
+            v1::Profile::Debug => "debug",
+            v1::Profile::Strict | v1::Profile::Unspecified => "strict",
+        };
         let base = requirements.base.map(|base| base.name).filter(|name| !name.is_empty());
         v1::TargetSummary {
             target: target as u32,
@@ -87,6 +91,8 @@ fn targets(connection: &Connection, run: RunId) -> Result<Vec<v1::TargetSummary>
             planned,
             environment: environment.into(),
             base: base.unwrap_or_else(|| "none".into()),
+            without: requirements.without,
+            profile: profile.into(),
         }
     });
     Ok(targets.collect())

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use muster_model::limits;
-use muster_model::platform::{BaseRequest, Lack, Requirements};
+use muster_model::platform::{BaseRequest, Lack, Requirements, Weakness};
 use muster_model::spec::RunSpec;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -48,28 +48,28 @@ pub(crate) async fn pin(mut offers: Offers, spec: &mut RunSpec) -> Result<(), Un
     let waited = timeout(limits::AGENT_WAIT, async {
         loop {
             let now = offers.borrow_and_update().clone();
-            if let Ok(bases) = try_pin(&now, spec) {
-                return Some(bases);
+            if let Ok(pinned) = try_pin(&now, spec) {
+                return Some(pinned);
             }
             offers.changed().await.ok()?;
         }
     });
-    let bases = match waited.await {
-        Ok(Some(bases)) => bases,
+    let pinned = match waited.await {
+        Ok(Some(pinned)) => pinned,
         _ => {
             let now = offers.borrow().clone();
             try_pin(&now, spec)?
         }
     };
-    for (target, base) in spec.targets.iter_mut().zip(bases) {
-        target.requirements.base = base;
+    for (target, requirements) in spec.targets.iter_mut().zip(pinned) {
+        target.requirements = requirements;
     }
     Ok(())
 }
 
-fn try_pin(offers: &[Offered], spec: &RunSpec) -> Result<Vec<BaseRequest>, Unsatisfied> {
+fn try_pin(offers: &[Offered], spec: &RunSpec) -> Result<Vec<Requirements>, Unsatisfied> {
     let pinned = spec.targets.iter().map(|target| {
-        pin_one(offers, &target.requirements).map_err(|lacks| match lacks {
+        pin_target(offers, &target.requirements).map_err(|lacks| match lacks {
             None => Unsatisfied::NoAgent,
             Some(lacks) if is_too_large(offers, &target.requirements) => {
                 Unsatisfied::TooLarge { target: target.name.clone(), lacks }
@@ -78,6 +78,28 @@ fn try_pin(offers: &[Offered], spec: &RunSpec) -> Result<Vec<BaseRequest>, Unsat
         })
     });
     pinned.collect()
+}
+
+/// What sandboxes may lack so that there is somebody to run them, the strictest first, which is nothing.
+pub(crate) fn tolerances(offers: &[Offered]) -> Vec<Vec<Weakness>> {
+    let mut tolerances: Vec<Vec<Weakness>> = offers.iter().map(|offered| offered.offer.without.clone()).collect();
+    tolerances.push(Vec::new());
+    tolerances.sort_by(|left, right| (left.len(), left).cmp(&(right.len(), right)));
+    tolerances.dedup();
+    tolerances
+}
+
+/// Settles the base, and which walls may be missing: none, unless everybody who could run it lacks some.
+fn pin_target(offers: &[Offered], requirements: &Requirements) -> Result<Requirements, Option<String>> {
+    let mut refused = None;
+    for without in tolerances(offers) {
+        let tolerant = Requirements { without, ..requirements.clone() };
+        match pin_one(offers, &tolerant) {
+            Ok(base) => return Ok(Requirements { base, ..tolerant }),
+            Err(lacks) => refused = refused.or(lacks),
+        }
+    }
+    Err(refused)
 }
 
 /// Whether size is what is missing somewhere where nothing else is.
@@ -121,7 +143,7 @@ fn alternatives(offered: &Offered, lack: &Lack) -> String {
         Lack::Base(_) => offered.offer.bases.iter().map(ToString::to_string).collect(),
         Lack::Environment(_) => offered.offer.environments.iter().map(|kind| kind.name().to_owned()).collect(),
         // The lack itself says what the agent has under that key.
-        Lack::Property { .. } | Lack::Slots { .. } | Lack::Memory { .. } => return String::new(),
+        Lack::Property { .. } | Lack::Slots { .. } | Lack::Memory { .. } | Lack::Wall(_) => return String::new(),
         Lack::Tag(_) => {
             let labels = offered.offer.properties.iter();
             labels.map(|(key, value)| format!("{key}={value}")).collect()
@@ -142,7 +164,8 @@ mod tests {
         let base = Base { name: "debian-12".into(), digest: Digest::of(content) };
         let properties = Properties::new([("arch".into(), "x86_64".into())]);
         let environments = vec![EnvironmentKind::Sandbox];
-        let offer = Offer { bases: vec![base], environments, properties, slots, memory_bytes: 1 << 30 };
+        let offer =
+            Offer { bases: vec![base], environments, properties, slots, memory_bytes: 1 << 30, without: vec![] };
         Offered { name: name.into(), slots, offer }
     }
 
@@ -175,16 +198,35 @@ mod tests {
     }
 
     #[test]
+    fn what_agents_lack_is_settled_only_where_all_of_them_do() {
+        let weak = |name: &str, without: &[Weakness]| {
+            let mut weak = offered(name, 1, b"old");
+            weak.offer.without = without.to_vec();
+            weak
+        };
+        let without = |offers: &[Offered]| pin_target(offers, &requirements("debian-12")).map(|pinned| pinned.without);
+        let (groups, landlock) = (Weakness::ControlGroups, Weakness::Landlock);
+        assert_eq!(without(&[weak("a", &[groups, landlock]), weak("b", &[landlock])]), Ok(vec![landlock]));
+        assert_eq!(without(&[weak("a", &[groups]), weak("b", &[])]), Ok(vec![]));
+        let asked = Requirements { without: vec![groups], ..requirements("debian-12") };
+        let pinned = pin_target(&[weak("a", &[])], &asked).expect("it is there");
+        assert_eq!(pinned.without, [], "what a client says of it does not count");
+    }
+
+    #[test]
     fn what_is_larger_than_every_agent_is_refused_with_a_hint() {
         let offers = [offered("a", 3, b"old"), offered("b", 2, b"old")];
         let mut wide = requirements("debian-12");
         wide.resources.slots = 4;
         let targets = vec![target("wide", wide)];
         let spec = RunSpec { project: "p".into(), targets, policy: Default::default() };
-        insta::assert_snapshot!(try_pin(&offers, &spec).expect_err("too wide"), @r"
-        no agent is large enough for wide: agent a lacks slots: an attempt takes 4 and it has 3; agent b lacks slots: an attempt takes 4 and it has 2
-        hint: ask for less with `cpu` or `memory` in muster.toml, or start a larger agent: `muster agent start --slots N`
-        ");
+        let said = try_pin(&offers, &spec).expect_err("too wide").to_string();
+        let (sentence, hint) = said.split_once('\n').expect("a hint");
+        assert_eq!(
+            sentence,
+            "no agent is large enough for wide: agent a lacks slots: an attempt takes 4 and it has 3; agent b lacks slots: an attempt takes 4 and it has 2"
+        );
+        assert!(hint.starts_with("hint: ask for less with `cpu` or `memory`"), "{hint}");
     }
 
     fn target(name: &str, requirements: Requirements) -> TargetSpec {

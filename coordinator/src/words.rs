@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use muster_model::attempt::{AttemptReport, AttemptResult, CaseReport, Work};
 use muster_model::outcome::{CaseOutcome, FaultKind, Verdict};
+use muster_model::platform::Requirements;
 use muster_model::{CaseIndex, Epoch, TargetIndex};
 use muster_proto::v1;
 
@@ -100,6 +101,7 @@ pub(crate) fn case_finished(run: &OpenRun, decided: DecidedCase, kept: Option<&K
         cached: false,
         agent: epoch.and_then(|epoch| run.leases.get(&epoch)).map(|lease| lease.agent_name.clone()).unwrap_or_default(),
         environment: spec.map(|spec| spec.requirements.environment.name().to_owned()).unwrap_or_default(),
+        without: spec.map(|spec| without(&spec.requirements)).unwrap_or_default(),
         attempts,
         company: company.map(|company| company_names(run, company, case)).unwrap_or_default(),
         leaked: said.is_some_and(|said| said.leaked),
@@ -110,6 +112,11 @@ pub(crate) fn case_finished(run: &OpenRun, decided: DecidedCase, kept: Option<&K
         },
         case: case.0,
     }
+}
+
+/// The walls that a target's sandboxes may lack, by name.
+pub(crate) fn without(requirements: &Requirements) -> Vec<String> {
+    requirements.without.iter().map(|weakness| weakness.name().to_owned()).collect()
 }
 
 /// Whether an empty message of the test itself says enough.

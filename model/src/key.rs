@@ -87,6 +87,11 @@ pub fn target_key(target: &TargetSpec) -> ActionKey {
         fields.text("tags");
         fields.texts(&target.requirements.tags);
     }
+    // Likewise one whose sandboxes have every wall.
+    for weakness in &target.requirements.without {
+        fields.text("without");
+        fields.text(weakness.name());
+    }
     // A target without services keeps the key that it had before there were any.
     for service in &target.services {
         fields.service(service);
@@ -262,7 +267,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::{Base, EnvironmentKind, Requirements};
+    use crate::platform::{Base, EnvironmentKind, Requirements, Weakness};
     use crate::service::CloneMode;
     use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, Profile, TargetPolicy};
     use alloc::vec;
@@ -336,6 +341,8 @@ mod tests {
             |target| target.requirements.environment = EnvironmentKind::Host,
             |target| target.requirements.properties.set("arch".into(), "x".into()),
             |target| target.requirements.tags.push("gpu".into()),
+            |target| target.requirements.without.push(Weakness::Landlock),
+            |target| target.requirements.without.push(Weakness::ControlGroups),
             |target| target.limits.memory_bytes = 1,
             |target| target.limits.processes = 1,
             |target| target.limits.output_bytes = 1,

@@ -81,6 +81,33 @@ impl EnvironmentKind {
     }
 }
 
+/// A wall of sandboxes that a machine may lack. An agent offers no sandbox without it unless its operator allows that, and then every result says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Weakness {
+    /// Control groups: without them memory is limited by nothing but the size of files in it, and processes by the kernel's own count.
+    ControlGroups,
+    /// Landlock: without it the file system has one wall less.
+    Landlock,
+}
+
+impl Weakness {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::ControlGroups, Self::Landlock];
+
+    /// The name used in flags, keys and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ControlGroups => "control-groups",
+            Self::Landlock => "landlock",
+        }
+    }
+
+    /// The one with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|weakness| weakness.name() == name)
+    }
+}
+
 /// What an attempt takes of the fleet while it runs. None of it is part of a key: it changes when and where a case runs, not what it sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Resources {
@@ -117,6 +144,8 @@ pub struct Requirements {
     pub tags: Vec<String>,
     /// What an attempt takes while it runs.
     pub resources: Resources,
+    /// Walls of sandboxes that the agent may lack; sorted, each once. Settled by the coordinator by what its agents offer.
+    pub without: Vec<Weakness>,
 }
 
 /// What an agent has.
@@ -132,6 +161,8 @@ pub struct Offer {
     pub slots: u32,
     /// Memory that attempts can set aside, in bytes.
     pub memory_bytes: u64,
+    /// Walls that its sandboxes lack; sorted, each once.
+    pub without: Vec<Weakness>,
 }
 
 /// The first thing that an offer lacks for a requirement.
@@ -150,6 +181,8 @@ pub enum Lack {
         /// The value offered, if any.
         offered: Option<String>,
     },
+    /// Its sandboxes have a wall less than asked for.
+    Wall(Weakness),
     /// The label is missing.
     Tag(String),
     /// An attempt takes more slots than there are.
@@ -180,10 +213,16 @@ impl Offer {
     ///
     /// # Errors
     ///
-    /// The first thing that is missing, in the order environment, base, properties, tags, slots, memory.
+    /// The first thing that is missing, in the order environment, walls, base, properties, tags, slots, memory.
     pub fn satisfies(&self, requirements: &Requirements) -> Result<(), Lack> {
         if !self.environments.contains(&requirements.environment) {
             return Err(Lack::Environment(requirements.environment));
+        }
+        let is_lacking = |weakness: &&Weakness| !requirements.without.contains(weakness);
+        if requirements.environment == EnvironmentKind::Sandbox
+            && let Some(weakness) = self.without.iter().find(is_lacking)
+        {
+            return Err(Lack::Wall(*weakness));
         }
         let has_base = match &requirements.base {
             BaseRequest::None => true,
@@ -244,6 +283,7 @@ impl fmt::Display for Lack {
             Self::Property { key, wanted, offered: Some(offered) } => {
                 write!(formatter, "property {key}={wanted} (it has {key}={offered})")
             }
+            Self::Wall(weakness) => write!(formatter, "{} in its sandboxes", weakness.name()),
             Self::Tag(tag) => write!(formatter, "tag {tag}"),
             Self::Slots { wanted, offered } => {
                 write!(formatter, "slots: an attempt takes {wanted} and it has {offered}")
@@ -272,8 +312,11 @@ mod tests {
             properties: Properties::new([("arch".into(), "x86_64".into())]),
             slots: 2,
             memory_bytes: 1 << 30,
+            without: vec![Weakness::Landlock],
         };
         let mut wanted = Requirements { base: BaseRequest::Pinned(base), ..Requirements::default() };
+        assert_eq!(offer.satisfies(&wanted), Err(Lack::Wall(Weakness::Landlock)));
+        wanted.without = Weakness::ALL.to_vec();
         assert_eq!(offer.satisfies(&wanted), Ok(()));
         wanted.properties.set("arch".into(), "aarch64".into());
         let lack = offer.satisfies(&wanted).expect_err("another architecture");

@@ -1,7 +1,7 @@
 //! Machines as they are: ordinary users, kernels without user namespaces.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use muster_tests::programs::{Place, TestRun, binary};
@@ -10,9 +10,8 @@ fn open_to_all(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("permissions are set");
 }
 
-#[test]
-fn an_ordinary_user_gets_the_same_sandbox() {
-    let place = Place::of("command");
+/// The program where an ordinary user can run it, beside a directory of the user's own.
+fn reachable(place: &Place) -> PathBuf {
     // What the build left may lie where only its owner can read.
     let program = place.beside("muster");
     std::fs::copy(binary("muster"), &program).expect("the program is copied");
@@ -22,10 +21,17 @@ fn an_ordinary_user_gets_the_same_sandbox() {
         open_to_all(&path);
     }
     std::os::unix::fs::chown(&data, Some(65534), Some(65534)).expect("is handed over");
+    program
+}
+
+#[test]
+fn an_ordinary_user_gets_the_same_sandbox() {
+    let place = Place::of("command");
+    let (program, data) = (reachable(&place), place.beside("data"));
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&program)
-        .args(["test", "--format", "json"])
+        .args(["test", "--format", "json", "--allow-without", "control-groups"])
         .current_dir(place.project())
         .env("HOME", &data)
         .env("XDG_CACHE_HOME", data.join("cache"))
@@ -38,6 +44,26 @@ fn an_ordinary_user_gets_the_same_sandbox() {
     assert_eq!(run.count("passed"), 3);
     for case in run.events.iter().filter(|event| event["event"] == "case_finished") {
         assert_eq!(case["environment"], "sandbox", "{case}");
+        assert_eq!(case["without"], serde_json::json!(["control-groups"]), "{case}");
+    }
+}
+
+#[test]
+fn a_weaker_sandbox_is_refused_unless_it_is_allowed() {
+    let place = Place::of("command");
+    let refused = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(reachable(&place))
+        .arg("test")
+        .current_dir(place.project())
+        .envs([("HOME", place.beside("data")), ("XDG_CACHE_HOME", place.beside("data/cache"))])
+        .env("XDG_DATA_HOME", place.beside("data/data"))
+        .output()
+        .expect("setpriv starts");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    for word in ["would lack control-groups", "systemd-run", "--allow-without control-groups"] {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
     }
 }
 

@@ -1,12 +1,14 @@
 //! Which features of the kernel a sandbox needs, whether they are here, and what to do when they are not.
 //!
 //! Looking is apart from judging, so that each judgement can be tested with each feature missing. The last word has [`Environment::check_readiness`]:
-//! it makes a sandbox. A feature without which the boundary would be weaker than `docs/security.md` says is required, and nothing is offered
-//! without it; what only limits or only doubles a wall is told.
+//! it makes a sandbox. Without some features no sandbox can be made. Without others the boundary is weaker than `docs/security.md` says: no sandbox
+//! is offered then either, unless the operator allows it by name, and every result says so. What only tells less is told.
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
+
+use muster_model::platform::Weakness;
 
 use crate::groups::Groups;
 use crate::sandbox::landlock_version;
@@ -17,8 +19,10 @@ use crate::{Environment, EnvironmentError, SandboxConfig, SandboxEnvironment};
 pub enum State {
     /// It is here.
     Present,
-    /// It is not, and sandboxes are weaker or tell less for it.
-    Weaker,
+    /// It is not, and results tell less for it.
+    Less,
+    /// It is not, and sandboxes are weaker for it: none is offered unless that is allowed.
+    Weaker(Weakness),
     /// It is not, and no sandbox is offered.
     Missing,
 }
@@ -41,12 +45,18 @@ pub struct Finding {
 pub struct Diagnosis {
     /// In the order in which a sandbox needs them.
     pub findings: Vec<Finding>,
+    /// What the operator allows sandboxes to lack.
+    pub allowed: Vec<Weakness>,
 }
 
 impl Diagnosis {
     /// Whether sandboxes are offered here.
     pub fn is_fit(&self) -> bool {
-        self.findings.iter().all(|finding| finding.state != State::Missing)
+        self.findings.iter().all(|finding| match finding.state {
+            State::Present | State::Less => true,
+            State::Weaker(weakness) => self.allowed.contains(&weakness),
+            State::Missing => false,
+        })
     }
 }
 
@@ -55,12 +65,18 @@ impl fmt::Display for Diagnosis {
         for Finding { feature, state, detail, remedy } in &self.findings {
             let word = match state {
                 State::Present => "ok",
-                State::Weaker => "weaker",
+                State::Less => "less",
+                State::Weaker(_) => "weaker",
                 State::Missing => "MISSING",
             };
             writeln!(formatter, "{word:<8} {feature:<34} {detail}")?;
             if let Some(remedy) = remedy {
                 writeln!(formatter, "         hint: {remedy}")?;
+            }
+            if let State::Weaker(weakness) = state {
+                let (flag, name) = (ALLOW_FLAG, weakness.name());
+                let told = if self.allowed.contains(weakness) { "allowed" } else { "or run without it" };
+                writeln!(formatter, "         {told}, and every result says so: {flag} {name}")?;
             }
         }
         let verdict = if self.is_fit() { "sandboxes are offered here" } else { "no sandbox is offered here" };
@@ -92,6 +108,8 @@ const RELEASE_MIN: (u32, u32) = (5, 12);
 /// The version of Landlock that knows abstract sockets and signals.
 const LANDLOCK_WHOLE: u32 = 6;
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+/// The flag by which an operator allows sandboxes to lack a wall.
+pub const ALLOW_FLAG: &str = "--allow-without";
 const ELSEWHERE: &str = "--environment host";
 
 impl Observed {
@@ -191,8 +209,7 @@ impl Observed {
             LANDLOCK_WHOLE.. => format!("version {}", self.landlock),
             _ => format!("version {} does not know sockets and signals", self.landlock),
         };
-        let remedy = "add landlock to the kernel's lsm= parameter, on Linux 6.12 or newer";
-        wanted("Landlock", self.landlock >= LANDLOCK_WHOLE, detail, remedy.into())
+        wall("Landlock", Weakness::Landlock, self.landlock >= LANDLOCK_WHOLE, detail)
     }
 
     fn groups(&self) -> Finding {
@@ -200,8 +217,7 @@ impl Observed {
             None => "memory and processes are limited and counted".to_owned(),
             Some(reason) => format!("memory is not limited: {reason}"),
         };
-        let remedy = "run the agent as root, or in groups of its own: systemd-run --user --scope -p Delegate=yes";
-        wanted("control groups", self.groups.is_none(), detail, remedy.into())
+        wall("control groups", Weakness::ControlGroups, self.groups.is_none(), detail)
     }
 
     fn counters(&self) -> Finding {
@@ -217,8 +233,28 @@ fn required(feature: &'static str, is_there: bool, detail: String, remedy: Strin
 }
 
 fn wanted(feature: &'static str, is_there: bool, detail: String, remedy: String) -> Finding {
-    let state = if is_there { State::Present } else { State::Weaker };
+    let state = if is_there { State::Present } else { State::Less };
     Finding { feature, state, detail, remedy: (!is_there).then_some(remedy) }
+}
+
+fn wall(feature: &'static str, weakness: Weakness, is_there: bool, detail: String) -> Finding {
+    let state = if is_there { State::Present } else { State::Weaker(weakness) };
+    Finding { feature, state, detail, remedy: (!is_there).then(|| remedy(weakness).to_owned()) }
+}
+
+/// What gives a machine a wall that it lacks.
+pub fn remedy(weakness: Weakness) -> &'static str {
+    match weakness {
+        Weakness::ControlGroups => {
+            "run the agent as root, or in groups of its own: systemd-run --user --scope -p Delegate=yes"
+        }
+        Weakness::Landlock => "add landlock to the kernel's lsm= parameter, on Linux 6.12 or newer",
+    }
+}
+
+/// Whether this version of Landlock knows everything that sandboxes use it for.
+pub(crate) fn is_landlock_whole(version: u32) -> bool {
+    version >= LANDLOCK_WHOLE
 }
 
 /// A sandbox that was made, or why not.
@@ -234,12 +270,13 @@ fn made(result: Result<(), EnvironmentError>) -> Finding {
     }
 }
 
-/// Looks at this machine and makes a sandbox, with what sandboxes share in `config`'s directory.
-pub fn examine(config: SandboxConfig) -> Diagnosis {
+/// Looks at this machine and makes a sandbox, with what sandboxes share in `config`'s directory. The operator allows sandboxes to lack what is
+/// `allowed`.
+pub fn examine(config: SandboxConfig, allowed: Vec<Weakness>) -> Diagnosis {
     let mut findings = Observed::look().judge();
     let tried = SandboxEnvironment::new(config).and_then(|sandbox| sandbox.check_readiness());
     findings.push(made(tried.map(drop)));
-    Diagnosis { findings }
+    Diagnosis { findings, allowed }
 }
 
 #[cfg(test)]
@@ -261,7 +298,7 @@ mod tests {
     }
 
     fn diagnosis(observed: &Observed) -> Diagnosis {
-        Diagnosis { findings: observed.judge() }
+        Diagnosis { findings: observed.judge(), allowed: Vec::new() }
     }
 
     #[test]
@@ -272,7 +309,7 @@ mod tests {
     #[test]
     fn t1_10_each_missing_feature_is_named_with_its_remedy() {
         type Mask = fn(&mut Observed);
-        let masks: [(&str, Mask, State); 10] = [
+        let masks: [(&str, Mask, State); 11] = [
             ("an old kernel", |machine| machine.release = "5.10.0-30-amd64".into(), State::Missing),
             ("a kernel of no known form", |machine| machine.release = "custom".into(), State::Missing),
             ("no network namespaces", |machine| machine.namespaces.retain(|name| name != "net"), State::Missing),
@@ -287,27 +324,40 @@ mod tests {
             ("no overlay", |machine| machine.file_systems = "nodev\tsysfs".into(), State::Missing),
             ("no filters", |machine| machine.filter_actions = String::new(), State::Missing),
             ("another processor", |machine| machine.is_architecture_known = false, State::Missing),
-            ("no Landlock", |machine| machine.landlock = 0, State::Weaker),
-            ("an old Landlock", |machine| machine.landlock = 3, State::Weaker),
+            ("no Landlock", |machine| machine.landlock = 0, State::Weaker(Weakness::Landlock)),
+            ("an old Landlock", |machine| machine.landlock = 3, State::Weaker(Weakness::Landlock)),
             (
                 "no groups",
                 |machine| {
                     machine.groups = Some("the kernel has no memory and process controllers mounted".into());
-                    machine.has_counters = false;
                 },
-                State::Weaker,
+                State::Weaker(Weakness::ControlGroups),
             ),
+            ("no counters", |machine| machine.has_counters = false, State::Less),
         ];
         let mut told = String::new();
         for (name, mask, state) in masks {
             let mut machine = whole();
             mask(&mut machine);
             let found = diagnosis(&machine);
-            assert_eq!(found.is_fit(), state != State::Missing, "{name}");
+            assert_eq!(found.is_fit(), state == State::Less, "{name}");
+            let allowed = Weakness::ALL.to_vec();
+            let tolerant = Diagnosis { allowed, ..found.clone() };
+            assert_eq!(tolerant.is_fit(), state != State::Missing, "{name}, allowed");
             let missing = found.findings.into_iter().filter(|finding| finding.state != State::Present).collect();
-            told.push_str(&format!("# {name}\n{}", Diagnosis { findings: missing }));
+            told.push_str(&format!("# {name}\n{}", Diagnosis { findings: missing, allowed: Vec::new() }));
         }
         insta::assert_snapshot!(told);
+    }
+
+    #[test]
+    fn t1_10_what_is_allowed_is_told_as_allowed() {
+        let machine = Observed { landlock: 0, groups: Some("no rights".into()), ..whole() };
+        let of = |allowed: &[Weakness]| Diagnosis { allowed: allowed.to_vec(), ..diagnosis(&machine) };
+        assert!(!of(&[Weakness::Landlock]).is_fit(), "the other is not allowed");
+        let told = of(&Weakness::ALL);
+        assert!(told.is_fit());
+        assert!(told.to_string().contains("allowed, and every result says so: --allow-without landlock"), "{told}");
     }
 
     #[test]

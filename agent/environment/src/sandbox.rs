@@ -44,7 +44,7 @@ pub(crate) use self::landlock::version as landlock_version;
 pub use self::network::SharedNetwork;
 pub(crate) use self::readiness::forbidding_switches;
 use async_trait::async_trait;
-use muster_model::platform::EnvironmentKind;
+use muster_model::platform::{EnvironmentKind, Weakness};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
@@ -189,6 +189,15 @@ impl SandboxEnvironment {
     /// program change a file whose owner has no name inside (`EOVERFLOW`), so whatever is staged must be given to this user and group.
     pub fn owner(&self) -> Option<(u32, u32)> {
         self.identity.is_root.then_some((self.identity.uid, self.identity.gid))
+    }
+
+    /// The walls that its sandboxes lack on this machine.
+    pub fn weaknesses(&self) -> Vec<Weakness> {
+        let has = |weakness: &Weakness| match weakness {
+            Weakness::ControlGroups => !matches!(*self.groups, Groups::None(_)),
+            Weakness::Landlock => crate::doctor::is_landlock_whole(self.kernel.landlock),
+        };
+        Weakness::ALL.into_iter().filter(|weakness| !has(weakness)).collect()
     }
 
     fn plan(&self, spec: &EnvironmentSpec) -> Result<Arc<Plan>, EnvironmentError> {

@@ -74,6 +74,7 @@ impl Stream {
             acknowledged: acknowledged.to_vec(),
             generation: 1,
             lease_ms: u64::try_from(limits::LEASE_TIME.as_millis()).unwrap(),
+            number: 0,
         };
         self.desired.send(Ok(state)).await.unwrap();
     }

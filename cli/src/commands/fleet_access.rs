@@ -56,7 +56,8 @@ impl Access {
         if !from_data || !data.join("coordinator").is_dir() {
             return Err(FleetError::NoFleet { url: FLEET_DEFAULT.into(), data }.into());
         }
-        let embedded = Embedded::start(EmbeddedOptions { data, agents: 0, slots: 1 }).await?;
+        let embedded =
+            Embedded::start(EmbeddedOptions { data, agents: 0, slots: 1, allow_without: Vec::new() }).await?;
         Ok(Self { client: embedded.client().clone(), embedded: Some(embedded) })
     }
 

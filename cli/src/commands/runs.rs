@@ -194,6 +194,8 @@ fn show_object(shown: &ShowRunResponse) -> Value {
             "planned": target.planned,
             "environment": target.environment,
             "base": target.base,
+            "without": target.without,
+            "profile": target.profile,
         })
     };
     let target_name = |attempt: &AttemptSummary| {

@@ -61,6 +61,8 @@ pub(in super::super) fn shown() -> ShowRunResponse {
             planned: 3,
             environment: "sandbox".into(),
             base: "debian-12@0123456789ab".into(),
+            without: Vec::new(),
+            profile: "strict".into(),
         }],
         cases: vec![
             CaseFinished { output: "expected\u{1b}[2J\n".into(), ..case("tests::volume", "failed", 850_000, false) },

@@ -121,6 +121,7 @@ pub(super) fn page(shown: &ShowRunResponse) -> String {
         text::percent(u64::from(efficiency.efficiency_milli), 1000),
         text::counted(u64::from(efficiency.slots), "slot", "slots"),
     );
+    push_environments(&mut page, shown);
     let mut table =
         Table::new(&[("part", Align::Left), ("time", Align::Right), ("share", Align::Right), ("", Align::Left)]);
     let bound = Part { name: "lower bound", millis: efficiency.lower_bound_ms, advice: "" };
@@ -138,6 +139,24 @@ pub(super) fn page(shown: &ShowRunResponse) -> String {
     push_usage(&mut page, shown);
     page.push_str(&format!("\nadvice: {}\n", advice(shown)));
     page
+}
+
+/// Says where sandboxes were not what they are by default.
+fn push_environments(page: &mut String, shown: &ShowRunResponse) {
+    let before = page.len();
+    for target in &shown.targets {
+        let mut departures: Vec<String> = target.without.iter().map(|wall| format!("without {wall}")).collect();
+        if target.profile == "debug" {
+            departures.push("under the debug profile".into());
+        }
+        if !departures.is_empty() {
+            let (name, departures) = (text::escape_line(&target.name), text::escape_line(&departures.join(", ")));
+            page.push_str(&format!("{name} ran {departures}\n"));
+        }
+    }
+    if page.len() > before {
+        page.push('\n');
+    }
 }
 
 fn push_cases(page: &mut String, shown: &ShowRunResponse) {
@@ -245,6 +264,10 @@ pub(super) fn object(shown: &ShowRunResponse) -> Value {
         Value::Object(fields)
     });
     object.insert("slowest_cases".into(), cases.collect());
+    let targets = shown.targets.iter().map(|target| {
+        json!({"name": target.name, "environment": target.environment, "without": target.without, "profile": target.profile})
+    });
+    object.insert("targets".into(), targets.collect());
     let attempts = slowest_attempts(shown).into_iter().map(|attempt| attempt_fields(attempt, name(attempt)));
     object.insert("slowest_attempts".into(), attempts.collect());
     object.insert("advice".into(), json!(advice(shown)));
@@ -282,6 +305,15 @@ mod tests {
 
         advice: the longest case, tests::volume, alone takes 85 % of the wall: splitting it helps, more agents do not
         ");
+    }
+
+    #[test]
+    fn a_weaker_sandbox_is_named() {
+        let mut shown = shown();
+        shown.targets[0].without = vec!["control-groups".into()];
+        shown.targets[0].profile = "debug".into();
+        let page = page(&shown);
+        assert!(page.contains("\nshapes (lib) ran without control-groups, under the debug profile\n"), "{page}");
     }
 
     #[test]

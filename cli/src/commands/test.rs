@@ -99,6 +99,7 @@ impl Fleet {
             data,
             agents: arguments.agents,
             slots: arguments.slots.unwrap_or_else(|| default_slots(arguments.agents)),
+            allow_without: arguments.allow_without.clone(),
         };
         let embedded = Embedded::start(options).await?;
         let client = embedded.client().clone();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use muster_model::limits;
-use muster_model::platform::EnvironmentKind;
+use muster_model::platform::{EnvironmentKind, Weakness};
 use muster_model::spec::{Isolation, RunPolicy, TargetPolicy};
 
 use super::Format;
@@ -60,6 +60,9 @@ pub(super) struct TestArguments {
     /// Slots of each embedded agent [default: processors divided by agents]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::SLOTS_PER_AGENT_MAX)), help_heading = "Fleet")]
     pub(super) slots: Option<u32>,
+    /// A wall that sandboxes of the embedded fleet may lack, control-groups or landlock; may be repeated; every result says so
+    #[arg(long, value_name = "FEATURE", value_parser = muster_agent::program::parse_weakness, help_heading = "Fleet")]
+    pub(super) allow_without: Vec<Weakness>,
     /// Where the embedded fleet keeps its cache and history [default: muster in $XDG_DATA_HOME or ~/.local/share]
     #[arg(long, value_name = "DIR", help_heading = "Fleet")]
     pub(super) data: Option<PathBuf>,

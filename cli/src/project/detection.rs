@@ -50,6 +50,7 @@ impl Suite {
                 memory_bytes: settings.memory_bytes.unwrap_or(0),
                 exclusive: sorted(&settings.exclusive),
             },
+            without: Vec::new(),
         }
     }
 

@@ -94,6 +94,7 @@ pub fn case_fields(case: &muster_proto::v1::CaseFinished) -> Value {
         "cached": case.cached,
         "agent": case.agent,
         "environment": case.environment,
+        "without": case.without,
         "attempts": case.attempts,
         "company": case.company,
         "leaked": case.leaked,

@@ -127,7 +127,9 @@ impl Actions {
         let (report, result) = ran;
         let Some((key, task, may_cache, kind, duration)) = self.table().open(action).map(|open| {
             let duration = open.progress.timings.execution;
-            (open.key, open.task.clone(), !open.do_not_cache, open.requester.kind(), duration)
+            // Its key does not say that a wall was missing, so that others must not take it for what they asked for.
+            let may_cache = !open.do_not_cache && open.task.requirements.without.is_empty();
+            (open.key, open.task.clone(), may_cache, open.requester.kind(), duration)
         }) else {
             return answers::of_end(ActionEnd::Cancelled, 0, "");
         };

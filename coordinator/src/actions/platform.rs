@@ -68,9 +68,21 @@ pub(crate) fn requirements(platform: &reapi::Platform) -> Result<(Requirements, 
     Ok((requirements, names_base))
 }
 
-/// Settles the base among what agents offer.
+/// Settles the base among what agents offer, and which walls their sandboxes may lack.
 pub(crate) fn place(offers: &[Offered], platform: &reapi::Platform) -> Result<Requirements, Unplaceable> {
     let (requirements, names_base) = requirements(platform)?;
+    let mut refused = Unplaceable::NoAgent;
+    for (position, without) in submission::tolerances(offers).into_iter().enumerate() {
+        match settle(offers, Requirements { without, ..requirements.clone() }, names_base) {
+            Ok(placed) => return Ok(placed),
+            Err(error) if position == 0 => refused = error,
+            Err(_) => {}
+        }
+    }
+    Err(refused)
+}
+
+fn settle(offers: &[Offered], requirements: Requirements, names_base: bool) -> Result<Requirements, Unplaceable> {
     if names_base {
         let base = submission::pin_one(offers, &requirements).map_err(|_| refuse(offers, &requirements))?;
         return Ok(Requirements { base, ..requirements });

@@ -10,6 +10,7 @@ use crate::effects::Effect;
 use crate::ledger::{OutcomeRecord, Record};
 use crate::open_run::OpenCase;
 use crate::planning::{Decided, Plan, PlannedCase, mark_groups};
+use crate::words::without;
 
 impl SchedulerTask {
     /// Writes the plan and what is decided by it, tells watchers, and hands the rest to the scheduler. All of it is one record: after a stop
@@ -100,6 +101,7 @@ impl SchedulerTask {
             message: message.into(),
             cached,
             environment: spec.requirements.environment.name().into(),
+            without: without(&spec.requirements),
             case: case.0,
             ..v1::CaseFinished::default()
         };

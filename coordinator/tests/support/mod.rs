@@ -98,6 +98,7 @@ pub fn hello(id: u64, slots: u32) -> AgentHello {
             properties: Properties::new([("arch".into(), "x86_64".into())]),
             slots,
             memory_bytes: 1 << 30,
+            without: Vec::new(),
         },
         version: "0.1.0".into(),
     }

@@ -10,7 +10,7 @@ use muster_model::outcome::{Fault, FaultKind, Verdict};
 use muster_model::platform::Offer;
 use muster_model::{AgentId, CaseIndex, Epoch, RunId, TargetIndex, limits};
 
-use super::spec::{offer_to_model, properties_to_wire};
+use super::spec::{offer_to_model, properties_to_wire, weaknesses_to_wire};
 use super::{ConvertError, at_most, required};
 use crate::v1;
 
@@ -44,6 +44,7 @@ impl AgentHello {
             self.offer.environments.iter().map(|&kind| v1::EnvironmentKind::from(kind).into()).collect();
         report.properties = properties_to_wire(&self.offer.properties);
         report.memory_bytes = self.offer.memory_bytes;
+        report.without = weaknesses_to_wire(&self.offer.without);
         report.version.clone_from(&self.version);
     }
 }

@@ -4,7 +4,9 @@ use core::time::Duration;
 
 use muster_model::Digest;
 use muster_model::limits;
-use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements, Resources};
+use muster_model::platform::{
+    Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements, Resources, Weakness,
+};
 use muster_model::spec::{CommandSpec, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec};
 
 use super::{ConvertError, at_most, required};
@@ -103,6 +105,7 @@ impl From<&Requirements> for v1::Requirements {
             environment: v1::EnvironmentKind::from(requirements.environment).into(),
             properties: properties_to_wire(&requirements.properties),
             tags: requirements.tags.clone(),
+            without: weaknesses_to_wire(&requirements.without),
             resources: requirements.resources.is_special().then(|| (&requirements.resources).into()),
         }
     }
@@ -122,6 +125,20 @@ impl TryFrom<&v1::Resources> for Resources {
         let exclusive = names("resources.exclusive", &resources.exclusive, limits::EXCLUSIVE_GROUPS_MAX)?;
         Ok(Self { slots: resources.slots, memory_bytes: resources.memory_bytes, exclusive })
     }
+}
+
+/// The names of walls that are missing.
+pub(super) fn weaknesses_to_wire(weaknesses: &[Weakness]) -> Vec<String> {
+    weaknesses.iter().map(|weakness| weakness.name().to_owned()).collect()
+}
+
+/// An unknown wall is one that this build can't do without.
+fn weaknesses_to_model(field: &'static str, names: &[String]) -> Result<Vec<Weakness>, ConvertError> {
+    let known = |name: &String| Weakness::from_name(name).ok_or_else(|| ConvertError::new(field, "is not known"));
+    let mut weaknesses: Vec<Weakness> = names.iter().map(known).collect::<Result<_, _>>()?;
+    weaknesses.sort_unstable();
+    weaknesses.dedup();
+    Ok(weaknesses)
 }
 
 /// Names as they are kept: sorted, each once, none empty.
@@ -151,6 +168,7 @@ impl TryFrom<&v1::Requirements> for Requirements {
             base,
             environment: environment_kind(requirements.environment)?,
             properties: properties_to_model(&requirements.properties),
+            without: weaknesses_to_model("requirements.without", &requirements.without)?,
             tags: names("requirements.tags", &requirements.tags, limits::TAGS_MAX)?,
             resources: requirements.resources.as_ref().map(TryInto::try_into).transpose()?.unwrap_or_default(),
         })
@@ -165,6 +183,7 @@ pub(super) fn offer_to_model(report: &v1::AgentReport) -> Result<Offer, ConvertE
         properties: properties_to_model(&report.properties),
         slots: report.slots,
         memory_bytes: report.memory_bytes,
+        without: weaknesses_to_model("without", &report.without)?,
     })
 }
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use muster_model::attempt::{AttemptReport, AttemptResult, CaseReport, DiscoveredCase, Interruption, Timings, Usage};
 use muster_model::outcome::{Fault, FaultKind, Verdict};
-use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Properties, Requirements, Resources};
+use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Properties, Requirements, Resources, Weakness};
 use muster_model::service::{CloneMode, Probe, ServiceSpec};
 use muster_model::spec::{
     CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, Profile, RunPolicy, RunSpec, TargetPolicy,
@@ -33,6 +33,7 @@ fn target(name: &str) -> TargetSpec {
             properties: Properties::new([("arch".into(), "x86_64".into())]),
             tags: vec!["gpu".into(), "ssd".into()],
             resources: Resources { slots: 2, memory_bytes: 1 << 30, exclusive: vec!["a".into(), "b".into()] },
+            without: vec![Weakness::Landlock],
         },
         limits: EnvironmentLimits { memory_bytes: 1, processes: 2, output_bytes: 3, profile: Profile::Debug },
         shards: 0,

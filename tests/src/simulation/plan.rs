@@ -134,6 +134,7 @@ fn agent(random: &mut Random) -> PlannedAgent {
         properties: Properties::new([("pool".into(), pool.into())]),
         slots: random.between(1, 3) as u32,
         memory_bytes: random.between(2, 4),
+        without: Vec::new(),
     };
     PlannedAgent { slots: offer.slots, offer, clock_permille: random.between(970, 1030) }
 }
