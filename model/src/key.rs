@@ -257,6 +257,9 @@ impl Fields {
         self.number(u64::from(limits.processes));
         self.number(limits.output_bytes);
         self.text(limits.profile.name());
+        for difference in limits.profile.differences() {
+            self.text(difference);
+        }
     }
 
     fn finish(self) -> ActionKey {

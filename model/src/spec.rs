@@ -77,6 +77,21 @@ impl Profile {
             Self::Debug => "debug",
         }
     }
+
+    /// Every system call that it leaves besides those of the strict one, by name. Each is in the key of a result made under it.
+    pub fn differences(self) -> &'static [&'static str] {
+        match self {
+            Self::Strict => &[],
+            Self::Debug => &[
+                "kcmp",
+                "personality(ADDR_NO_RANDOMIZE)",
+                "pidfd_getfd",
+                "process_vm_readv",
+                "process_vm_writev",
+                "ptrace",
+            ],
+        }
+    }
 }
 
 /// Bounds on one environment. Zero means the agent's own default.

@@ -259,6 +259,23 @@ pub(super) fn bytes(program: &[sock_filter]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn every_difference_of_the_debug_profile_has_a_name_that_is_in_keys() {
+        let names = [
+            (libc::SYS_kcmp, "kcmp"),
+            (libc::SYS_pidfd_getfd, "pidfd_getfd"),
+            (libc::SYS_process_vm_readv, "process_vm_readv"),
+            (libc::SYS_process_vm_writev, "process_vm_writev"),
+            (libc::SYS_ptrace, "ptrace"),
+        ];
+        let name = |number: &c_long| names.iter().find(|(known, _)| known == number).map(|(_, name)| *name);
+        let mut differences: Vec<&str> = REFUSED_UNLESS_DEBUGGING.iter().map(|number| name(number).unwrap()).collect();
+        differences.push("personality(ADDR_NO_RANDOMIZE)");
+        differences.sort_unstable();
+        assert_eq!(Profile::Debug.differences(), differences);
+        assert_eq!(Profile::Strict.differences(), [""; 0]);
+    }
+
     /// What a whole filter answers to a call whose arguments are all zero.
     fn answer(program: &[sock_filter], number: u32) -> u32 {
         // AUDIT_ARCH_X86_64 or AUDIT_ARCH_AARCH64.
