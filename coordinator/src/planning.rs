@@ -108,6 +108,9 @@ pub(crate) async fn plan(
     discovered: Vec<DiscoveredCase>,
 ) -> Plan {
     let mut history = history(ledger, target).await;
+    // What is another target's is not left out: it is reported there.
+    let discovered: Vec<DiscoveredCase> =
+        discovered.into_iter().filter(|case| target.spec.policy.has(&case.name)).collect();
     let total = discovered.len();
     let matching = discovered.into_iter().filter(|case| matches(policy, &history, case));
     let matching: Vec<DiscoveredCase> = matching.collect();

@@ -16,6 +16,7 @@ pub mod image;
 pub mod key;
 pub mod limits;
 pub mod outcome;
+pub mod pattern;
 pub mod platform;
 pub mod service;
 pub mod spec;

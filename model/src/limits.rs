@@ -220,6 +220,8 @@ pub const EPOCHS_RESERVED: u64 = 1 << 16;
 
 /// Exclusive groups that one attempt can be in.
 pub const EXCLUSIVE_GROUPS_MAX: usize = 16;
+/// Patterns of cases with resources of their own that one suite can have.
+pub const CASE_PATTERNS_MAX: usize = 16;
 /// Tags that one target can ask for.
 pub const TAGS_MAX: usize = 32;
 /// How long work that takes more than any one slot waits behind work that does not, before an agent and its groups are kept free for it.

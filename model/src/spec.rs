@@ -108,12 +108,24 @@ pub struct EnvironmentLimits {
 }
 
 /// Where a target departs from its run's [`RunPolicy`]; none of it is part of a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TargetPolicy {
     /// Instead of [`RunPolicy::retries`].
     pub retries: Option<u32>,
     /// Instead of [`RunPolicy::case_timeout`].
     pub case_timeout: Option<Duration>,
+    /// Only the cases whose names match ([`crate::pattern`]): the others are another target's, which is of the same program and takes other resources.
+    pub only: Option<String>,
+    /// None of the cases whose names match one of these.
+    pub except: Vec<String>,
+}
+
+impl TargetPolicy {
+    /// Whether a case is this target's.
+    pub fn has(&self, case: &str) -> bool {
+        let matches = |pattern: &String| crate::pattern::matches(pattern, case);
+        self.only.as_ref().is_none_or(matches) && !self.except.iter().any(matches)
+    }
 }
 
 /// A thing that holds cases: one test binary, one pytest root, one command.

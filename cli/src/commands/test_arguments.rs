@@ -267,14 +267,15 @@ mod tests {
 
     #[test]
     fn the_command_line_outranks_the_project() {
-        let suite = TargetPolicy { retries: Some(3), case_timeout: Some(Duration::from_secs(7)) };
+        let case_timeout = Some(Duration::from_secs(7));
+        let suite = TargetPolicy { retries: Some(3), case_timeout, ..TargetPolicy::default() };
         let under = |line: &[&str]| {
-            let mut target = suite;
+            let mut target = suite.clone();
             parse(line).unwrap().outrank(&mut target);
             target
         };
         assert_eq!(under(&[]), suite);
-        assert_eq!(under(&["--retries", "0"]), TargetPolicy { retries: None, ..suite });
+        assert_eq!(under(&["--retries", "0"]), TargetPolicy { retries: None, ..suite.clone() });
         let typed = ["--retries", "0", "--timeout", "2m", "--no-cache", "--failed", "--isolation", "process"];
         assert_eq!(under(&typed), TargetPolicy::default());
         let policy = parse(&typed).unwrap().policy();

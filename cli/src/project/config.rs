@@ -13,6 +13,7 @@
 //! cpu = 2                         # slots that an attempt takes
 //! exclusive = "database"          # a group, or a list of groups, of which no two attempts run at one time in the whole fleet
 //! tags = ["gpu"]                  # labels that an agent must carry, whatever their values
+//! cases = { "*slow*" = { cpu = 2 } }  # cases with resources of their own, by patterns over their names: see `cases`
 //! processes = 512                 # processes and threads of one environment
 //!
 //! [test.api]                      # a suite of its own; it has the keys above and these
@@ -27,6 +28,7 @@
 //!
 //! Keys of `[test.NAME]` outrank those of `[test]`; `env` and `requirements` are joined, `data` is added.
 
+pub(crate) mod cases;
 pub(crate) mod environments;
 
 use std::collections::BTreeMap;
@@ -42,6 +44,7 @@ use muster_model::{Digest, limits};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use self::cases::CaseSettings;
 use self::environments::{NamedEnvironment, ServiceSettings};
 use super::error::file_error;
 use super::images::ImageReference;
@@ -89,6 +92,8 @@ pub(crate) struct Settings {
     pub(crate) exclusive: Vec<String>,
     /// `tags`.
     pub(crate) tags: Vec<String>,
+    /// `cases`, those that go first first.
+    pub(crate) cases: Vec<CaseSettings>,
 }
 
 /// One `[test.NAME]` table.
@@ -115,7 +120,7 @@ pub(crate) struct Configuration {
     pub(crate) suites: Vec<NamedSuite>,
 }
 
-const COMMON_KEYS: [&str; 16] = [
+const COMMON_KEYS: [&str; 17] = [
     "framework",
     "data",
     "base",
@@ -132,9 +137,10 @@ const COMMON_KEYS: [&str; 16] = [
     "cpu",
     "exclusive",
     "tags",
+    "cases",
 ];
 /// Keys whose value is a table: a suite can't have such a name.
-const TABLE_KEYS: [&str; 2] = ["env", "requirements"];
+const TABLE_KEYS: [&str; 3] = ["env", "requirements", "cases"];
 const SUITE_KEYS: [&str; 3] = ["directory", "command", "shards"];
 const ROOT_KEYS: [&str; 2] = ["test", "environment"];
 
@@ -204,6 +210,7 @@ impl Settings {
             slots: self.slots.or(general.slots),
             exclusive: if self.exclusive.is_empty() { general.exclusive.clone() } else { self.exclusive },
             tags: [general.tags.clone(), self.tags].concat(),
+            cases: if self.cases.is_empty() { general.cases.clone() } else { self.cases },
         }
     }
 }
@@ -289,6 +296,7 @@ impl Reader<'_> {
             "cpu" => settings.slots = Some(self.number(value, 1)?),
             "exclusive" => settings.exclusive = self.groups(value)?,
             "tags" => settings.tags = self.strings(value)?,
+            "cases" => settings.cases = self.cases(value)?,
             _ => return Ok(false),
         }
         Ok(true)

@@ -55,7 +55,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
     ");
     insta::assert_snapshot!(complaint("[test.a]\ncommand = [\"x\"]\n  colour = 1\n"), @r"
     muster.toml:3:3: unknown key `colour`
-    hint: known keys are framework, data, base, environment, timeout, retries, env, memory, processes, profile, args, python, requirements, cpu, exclusive, tags, directory, command, shards
+    hint: known keys are framework, data, base, environment, timeout, retries, env, memory, processes, profile, args, python, requirements, cpu, exclusive, tags, cases, directory, command, shards
     ");
 }
 
@@ -90,6 +90,20 @@ fn resources_are_read_and_a_suite_s_own_win() {
     insta::assert_snapshot!(complaint("[test]\nexclusive = 3\n"), @r"
     muster.toml:2:13: `3` is not a list of texts
     hint: write a list of texts
+    ");
+}
+
+#[test]
+fn the_longest_pattern_of_a_case_holds() {
+    let text = "[test.api]\ncommand = [\"./run\"]\ncpu = 3\nmemory = \"1GiB\"\n[test.api.cases]\n\
+                \"*\" = { exclusive = \"all\" }\n\"*slow*\" = { cpu = 2, memory = \"4GiB\" }\n";
+    let configuration = Configuration::parse(text).expect("it is right");
+    let cases = &configuration.suites[0].settings.cases;
+    let patterns: Vec<&str> = cases.iter().map(|case| case.pattern.as_str()).collect();
+    assert_eq!(patterns, ["*slow*", "*"]);
+    insta::assert_snapshot!(complaint("[test.cases]\n\"slow*\" = { cpus = 2 }\n"), @r"
+    muster.toml:2:13: unknown key `cpus`
+    hint: did you mean `cpu`?
     ");
 }
 

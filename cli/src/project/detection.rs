@@ -56,7 +56,8 @@ impl Suite {
 
     /// Where its targets depart from the run's policy.
     pub(crate) fn policy(&self) -> TargetPolicy {
-        TargetPolicy { retries: self.plan.settings.retries, case_timeout: self.plan.settings.timeout }
+        let Settings { retries, timeout, .. } = self.plan.settings;
+        TargetPolicy { retries, case_timeout: timeout, ..TargetPolicy::default() }
     }
 
     /// The bounds on its environments.

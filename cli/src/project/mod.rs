@@ -277,6 +277,7 @@ pub async fn prepare(
         if let Some(image) = &suite.plan.settings.image {
             preparation.put_image_under(before, &image.resolve(&options.images)?);
         }
+        preparation.split_by_cases(before, &suite.plan.settings.cases);
         progress.step(Step::Ready { suite: name(), targets: preparation.target_count() - before });
     }
     preparation.finish()

@@ -9,6 +9,7 @@ use muster_model::service::ServiceSpec;
 use muster_model::spec::{CommandSpec, EnvironmentLimits, Layer, TargetSpec};
 use muster_model::{Digest, limits};
 
+use super::config::cases::CaseSettings;
 use super::config::environments::ServiceSettings;
 use super::elf::add_libraries;
 use super::images::KnownImage;
@@ -68,6 +69,24 @@ impl Preparation {
         for target in self.run.targets.iter_mut().skip(first) {
             target.layers.insert(0, image_layer(image.root));
             image.add_variables(&mut target.command.environment);
+        }
+    }
+
+    /// Gives the cases with resources of their own targets of their own, for each of the targets from number `first` on. They are of the same
+    /// program, so that what is known of one is known of all: its cases, and the results of each.
+    pub(crate) fn split_by_cases(&mut self, first: usize, patterns: &[CaseSettings]) {
+        for position in first..self.run.targets.len() {
+            let mut except: Vec<String> = Vec::new();
+            for settings in patterns {
+                let target = &self.run.targets[position];
+                let mut part = settings.applied_to(target);
+                part.name = format!("{} [{}]", target.name, settings.pattern);
+                part.policy.only = Some(settings.pattern.clone());
+                part.policy.except.clone_from(&except);
+                except.push(settings.pattern.clone());
+                self.run.targets.push(part);
+            }
+            self.run.targets[position].policy.except = except;
         }
     }
 

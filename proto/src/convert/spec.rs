@@ -217,6 +217,8 @@ impl From<&TargetSpec> for v1::TargetSpec {
             policy: (target.policy != TargetPolicy::default()).then(|| v1::TargetPolicy {
                 retries: target.policy.retries,
                 case_timeout_ms: target.policy.case_timeout.map(milliseconds),
+                only: target.policy.only.clone(),
+                except: target.policy.except.clone(),
             }),
             services: target.services.iter().map(Into::into).collect(),
         }
@@ -232,7 +234,11 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
         }
         at_most("target.layers", target.layers.len(), limits::LAYERS_PER_TARGET_MAX)?;
         at_most("target.shards", target.shards as usize, limits::CASES_PER_TARGET_MAX)?;
-        let policy = target.policy.unwrap_or_default();
+        let policy = target.policy.clone().unwrap_or_default();
+        at_most("target.policy.except", policy.except.len(), limits::CASE_PATTERNS_MAX)?;
+        for pattern in policy.only.iter().chain(&policy.except) {
+            at_most("target.policy", pattern.len(), limits::NAME_BYTES_MAX)?;
+        }
         if policy.case_timeout_ms == Some(0) {
             return Err(ConvertError::new("target.policy.case_timeout_ms", "must be at least 1"));
         }
@@ -248,6 +254,8 @@ impl TryFrom<&v1::TargetSpec> for TargetSpec {
             policy: TargetPolicy {
                 retries: policy.retries,
                 case_timeout: policy.case_timeout_ms.map(Duration::from_millis),
+                only: policy.only,
+                except: policy.except,
             },
             services: super::service::services(&target.services)?,
         })

@@ -37,7 +37,12 @@ fn target(name: &str) -> TargetSpec {
         },
         limits: EnvironmentLimits { memory_bytes: 1, processes: 2, output_bytes: 3, profile: Profile::Debug },
         shards: 0,
-        policy: TargetPolicy { retries: Some(0), case_timeout: Some(Duration::from_millis(1)) },
+        policy: TargetPolicy {
+            retries: Some(0),
+            case_timeout: Some(Duration::from_millis(1)),
+            only: Some("slow::*".into()),
+            except: vec!["slow::a".into()],
+        },
         services: vec![
             service("cache", Probe::Log("Ready".into())),
             ServiceSpec {
