@@ -202,6 +202,12 @@ impl Subject {
         for property in &requirements.properties {
             subject.part(Kind::Property, &property.key, &property.value);
         }
+        for tag in &requirements.tags {
+            subject.part(Kind::Property, tag, "any value");
+        }
+        for wall in &requirements.without {
+            subject.part(Kind::Setting, &format!("without {wall}"), "allowed");
+        }
         let base = requirements.base.unwrap_or_default();
         let digest = base.digest.as_ref().map(Digest::try_from).transpose().map_err(malformed)?;
         let pinned = digest.map_or_else(String::new, |digest| format!(" {digest}"));
