@@ -51,10 +51,10 @@ impl Scheduler {
         self.set_claims(&claims)
     }
 
-    /// Whether a class waits for an agent: not as long as it waits for a group, which may take long.
+    /// Whether a class waits for an agent: not as long as it waits for a group, which may take long. One slot is claimed too: new runs whose cases
+    /// nobody knows would go before it for as long as they come.
     fn needs_agent(&self, index: ClassIndex) -> bool {
-        let resources = &self.classes.get(index).requirements.resources;
-        (resources.slots > 1 || resources.memory_bytes > 0) && self.groups.are_free(&resources.exclusive)
+        self.groups.are_free(&self.classes.get(index).requirements.resources.exclusive)
     }
 
     /// The agent that a class claims: the one that it has claimed, or the one with least to do.
