@@ -224,18 +224,7 @@ impl Coordinator {
     fn take(&mut self, command: Command) {
         let effect = match command {
             Command::RecordLease { epoch, agent, run, target, work } => {
-                let content = Content { run, target, work };
-                let slots = self.slots.get(&agent).copied().unwrap_or_default();
-                let is_copy = self.leases.is_leased(&content);
-                match self.warm.leased(agent, run, target, is_copy, |agent| self.leases.held(agent)) {
-                    Some(true) => self.room.sometimes("services warm"),
-                    Some(false) => self.room.sometimes("services started"),
-                    None => {}
-                }
-                self.leases.opened(epoch, agent, slots, &content, &self.warm.resources(run, target));
-                self.contents.insert(epoch, content.clone());
-                self.ledger.append(Record::Lease { epoch, agent, content });
-                return;
+                return self.record_lease(epoch, agent, Content { run, target, work });
             }
             Command::DecideCase { run, target, case, outcome, epoch, .. } => {
                 self.ledger.append(Record::Decided { run, target, case, outcome, epoch });
@@ -296,6 +285,20 @@ impl Coordinator {
             Command::FinishAction { action, end, .. } => Effect::Conclude { action, end },
         };
         self.push_effect(effect);
+    }
+
+    fn record_lease(&mut self, epoch: Epoch, agent: AgentId, content: Content) {
+        let Content { run, target, .. } = content;
+        let slots = self.slots.get(&agent).copied().unwrap_or_default();
+        let is_copy = self.leases.is_leased(&content);
+        match self.warm.leased(agent, run, target, is_copy, |agent| self.leases.held(agent)) {
+            Some(true) => self.room.sometimes("services warm"),
+            Some(false) => self.room.sometimes("services started"),
+            None => {}
+        }
+        self.leases.opened(epoch, agent, slots, &content, &self.warm.resources(run, target));
+        self.contents.insert(epoch, content.clone());
+        self.ledger.append(Record::Lease { epoch, agent, content });
     }
 
     fn note_fenced(&mut self, epoch: Epoch, fenced: bool) {
