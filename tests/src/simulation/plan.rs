@@ -158,7 +158,9 @@ fn target(random: &mut Random, hostile: bool) -> PlannedTarget {
     let pool = random.happens(300).then(|| ("pool".into(), "a".into()));
     let mean_ms = [5, 50, 400, 1500][random.between(0, 3) as usize];
     let trouble = if random.happens(500) { random.between(0, 200) } else { 0 };
-    let cases = (0..random.between(0, 60)).map(|_| case(random, hostile, mean_ms, trouble)).collect();
+    // Now and then a target has nothing to run.
+    let count = Some(random.between(0, 60)).filter(|count| *count > 3).unwrap_or(0);
+    let cases = (0..count).map(|_| case(random, hostile, mean_ms, trouble)).collect();
     let retries = random.happens(200).then(|| random.between(0, 3) as u32);
     let resources = if random.happens(400) { resources(random) } else { Resources::default() };
     let requirements = Requirements { properties: Properties::new(pool), resources, ..Requirements::default() };
