@@ -38,9 +38,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use muster_model::limits;
 use muster_model::platform::EnvironmentKind;
 use muster_model::spec::Profile;
-use muster_model::{Digest, limits};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 

@@ -577,7 +577,11 @@ impl World {
         let contents = in_slots.filter_map(|epoch| agent.contents.get(epoch));
         let taken: u32 = contents.map(|content| resources(content).slots_taken()).sum();
         let slots = agent.plan.slots;
-        assert!(taken <= slots && agent.delivering.len() <= slots as usize, "I7: agent {} is above its slots", agent.id);
+        assert!(
+            taken <= slots && agent.delivering.len() <= slots as usize,
+            "I7: agent {} is above its slots",
+            agent.id
+        );
         let Resources { slots, exclusive, .. } = resources(&content);
         agent.groups.insert(epoch, exclusive);
         self.check_groups(position, epoch);
