@@ -48,7 +48,7 @@ fn a_terminated_agent_drains_and_its_data_directory_is_free_again() {
             std::thread::sleep(Duration::from_millis(5));
         }
         let refused = agent(&arguments).output().unwrap();
-        assert_eq!(refused.status.code(), Some(3), "{}", errors(&refused));
+        assert_eq!(refused.status.code(), Some(2), "{}", errors(&refused));
         assert!(errors(&refused).contains("another agent uses"), "{}", errors(&refused));
         kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         let output = child.wait_with_output().unwrap();
