@@ -332,8 +332,10 @@ impl Place {
     /// in between. That it is dead, and that nobody is left, is waited for when the place is left, before anything of it is read.
     async fn end_all(&self, seen: &mut Look) {
         if let Ok(look) = self.slot.freeze().await {
+            // A kill may be asked for again when there is nobody left to look at.
             seen.processes = seen.processes.max(look.processes);
-            (seen.written_bytes, seen.created) = (look.written_bytes, look.created);
+            seen.written_bytes = seen.written_bytes.max(look.written_bytes);
+            seen.created = seen.created.max(look.created);
         }
         self.process.get_ref().kill();
         // In version 1 what stands still does not die.
