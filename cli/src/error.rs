@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use muster_agent::AgentError;
 use muster_model::platform::EnvironmentKind;
 
 use crate::cache_error::CacheError;
@@ -353,10 +354,12 @@ impl EmbeddedError {
         match self {
             Self::NoHome | Self::File { .. } => vec!["--data DIR names another directory".into()],
             Self::Busy { .. } => vec!["wait for it, or use another directory: --data DIR".into()],
-            Self::Start { .. } => match causes.iter().any(|cause| NAMESPACE_WORDS.iter().any(|w| cause.contains(w))) {
-                true => precondition_hints("working sandbox environment", EnvironmentKind::Sandbox),
-                false => Vec::new(),
-            },
+            Self::Start { source, .. } => {
+                match causes.iter().any(|cause| NAMESPACE_WORDS.iter().any(|w| cause.contains(w))) {
+                    true => precondition_hints("working sandbox environment", EnvironmentKind::Sandbox),
+                    false => source.downcast_ref::<AgentError>().and_then(AgentError::hint).into_iter().collect(),
+                }
+            }
         }
     }
 }

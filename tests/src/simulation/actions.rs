@@ -74,7 +74,7 @@ impl PlannedActions {
 }
 
 fn action(random: &mut Random, hostile: bool, mean_ms: u64, index: u64) -> PlannedAction {
-    let behaviour = match random.between(0, if hostile { 12 } else { 11 }) {
+    let behaviour = match random.between(0, if hostile { 13 } else { 11 }) {
         0..9 => Behaviour::Runs,
         9 => Behaviour::Differs,
         10..12 => Behaviour::Hangs,
