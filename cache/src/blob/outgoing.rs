@@ -17,11 +17,11 @@ use crate::hash::Hasher;
 
 /// Bytes of one chunk. The first read of a stream is one chunk: a client that asks for a blob and takes nothing makes its server hold that and as
 /// much as HTTP/2 buffers.
-const CHUNK_BYTES: usize = 128 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks of one read at most. A stream that has come so far reads the next ones while these are sent.
-const CHUNKS_MAX: usize = 2;
+const CHUNKS_MAX: usize = 1;
 /// Buffers kept for the next reads: what a few streams need at one time.
-const SPARE_BUFFERS_MAX: usize = 32;
+const SPARE_BUFFERS_MAX: usize = 64;
 
 static SPARE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
 
