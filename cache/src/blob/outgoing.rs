@@ -18,7 +18,7 @@ use crate::hash::Hasher;
 /// Bytes of one chunk. The first read of a stream is one chunk: a client that asks for a blob and takes nothing makes its server hold that and as
 /// much as HTTP/2 buffers.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Chunks of one read at most. A stream that has come so far reads the next ones while these are sent.
+/// Chunks of one read. The next ones are read while these are sent, where there is memory for it.
 const CHUNKS_MAX: usize = 1;
 /// Buffers kept for the next reads: what a few streams need at one time.
 const SPARE_BUFFERS_MAX: usize = 64;
@@ -137,7 +137,7 @@ pub(super) fn chunks(
     on_corrupt: Option<OnCorrupt>,
 ) -> BoxStream<'static, Result<Bytes, StoreError>> {
     let reader = Reader { file, path, digest, hasher: Hasher::new(digest.function) };
-    let state = (VecDeque::new(), Next::Waiting(reader), 1, on_corrupt);
+    let state = (VecDeque::new(), Next::Waiting(reader), CHUNKS_MAX, on_corrupt);
     stream::unfold(state, move |(mut ready, mut next, chunks_max, on_corrupt)| async move {
         if let Some(chunk) = ready.pop_front() {
             return Some((Ok(chunk), (ready, next, chunks_max, on_corrupt)));
@@ -147,17 +147,16 @@ pub(super) fn chunks(
             Next::Reading(read) => read,
             Next::Ended => return None,
         };
-        let wanted_next = if reads_ahead { CHUNKS_MAX } else { 1 };
         match joined(read).await {
             Ok(Batch { chunks, reader }) => {
                 next = match reader {
                     None => Next::Ended,
-                    Some(reader) if chunks_max == CHUNKS_MAX => Next::Reading(begin(reader, CHUNKS_MAX)),
+                    Some(reader) if reads_ahead => Next::Reading(begin(reader, CHUNKS_MAX)),
                     Some(reader) => Next::Waiting(reader),
                 };
                 ready = chunks;
                 let chunk = ready.pop_front()?;
-                Some((Ok(chunk), (ready, next, wanted_next, on_corrupt)))
+                Some((Ok(chunk), (ready, next, CHUNKS_MAX, on_corrupt)))
             }
             Err(error) => {
                 let error = match (error, on_corrupt) {
