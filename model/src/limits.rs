@@ -21,7 +21,7 @@ pub const FIND_MISSING_DIGESTS_MAX: usize = 50_000;
 /// Bytes of uploads, long questions and batches of blobs that a coordinator holds in memory at one time, all clients together.
 pub const UPLOAD_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of a streamed blob that are read ahead of the client that takes it.
-pub const DOWNLOAD_BYTES_AHEAD_MAX: usize = 512 * 1024;
+pub const DOWNLOAD_BYTES_AHEAD_MAX: usize = 64 * 1024;
 /// How long a client may take nothing of a download that waits for it.
 pub const DOWNLOAD_STALL_TIME: Duration = Duration::from_secs(30);
 /// Bytes that an upload must bring in each [`UPLOAD_PROGRESS_TIME`] that the coordinator waits for it.

@@ -1,6 +1,5 @@
 //! A file's bytes on their way out: read and hashed on threads that may block, a little ahead of whoever takes them.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use muster_model::Digest;
+use muster_model::limits::DOWNLOAD_BYTES_AHEAD_MAX;
 use tokio::task::JoinHandle;
 
 use super::{OnCorrupt, joined, open};
@@ -15,18 +15,15 @@ use crate::StoreError;
 use crate::files::StoreFile;
 use crate::hash::Hasher;
 
-/// Bytes of one chunk. The first read of a stream is one chunk: a client that asks for a blob and takes nothing makes its server hold that and as
-/// much as HTTP/2 buffers.
-const CHUNK_BYTES: usize = 64 * 1024;
-/// Chunks of one read. The next ones are read while these are sent, where there is memory for it.
-const CHUNKS_MAX: usize = 1;
+/// Bytes of one read, which are one chunk. A client that asks for a blob and takes nothing makes its server hold one that is withheld, one that was
+/// read ahead where there is memory for it, and as much as HTTP/2 buffers.
+const CHUNK_BYTES: usize = DOWNLOAD_BYTES_AHEAD_MAX;
 /// Buffers kept for the next reads: what a few streams need at one time.
 const SPARE_BUFFERS_MAX: usize = 64;
 
 static SPARE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
 
-/// What was read, in memory that is used again afterwards: fresh memory is zeroed, faulted in and given back for every read, which costs a third of
-/// what reading does.
+/// What was read, in memory that is used again afterwards: fresh memory would be zeroed and given back for every read.
 struct Buffer {
     /// Empty only while it is dropped.
     memory: Box<[u8]>,
@@ -68,32 +65,27 @@ struct Reader {
     hasher: Hasher,
 }
 
-/// Some chunks in a row. The last ones of a blob are only here if the whole of it has verified.
-struct Batch {
-    chunks: VecDeque<Bytes>,
-    /// For what comes after them.
+/// What one read came to, and the reader of what comes after it. The last chunk of a blob is only here if the whole of it has verified.
+struct Read {
+    chunk: Bytes,
     reader: Option<Reader>,
 }
 
 impl Reader {
-    fn read(mut self, chunks_max: usize) -> Result<Batch, StoreError> {
+    fn read(mut self) -> Result<Read, StoreError> {
         let file = match self.file.take() {
             Some(file) => file,
             None => open(&self.path)?,
         };
-        let mut chunks = VecDeque::with_capacity(chunks_max);
-        let mut is_short = false;
-        while chunks.len() < chunks_max && self.rest() > 0 && !is_short {
-            let mut buffer = Buffer::take();
-            let wanted = CHUNK_BYTES.min(usize::try_from(self.rest()).unwrap_or(CHUNK_BYTES));
-            buffer.filled = self.read_at(&*file, &mut buffer.memory[..wanted])?;
-            is_short = buffer.filled < wanted;
-            self.hasher.update(buffer.as_ref());
-            chunks.push_back(Bytes::from_owner(buffer));
-        }
+        let mut buffer = Buffer::take();
+        let wanted = CHUNK_BYTES.min(usize::try_from(self.rest()).unwrap_or(CHUNK_BYTES));
+        buffer.filled = self.read_at(&*file, &mut buffer.memory[..wanted])?;
+        let is_short = buffer.filled < wanted;
+        self.hasher.update(buffer.as_ref());
+        let chunk = Bytes::from_owner(buffer);
         if self.rest() > 0 && !is_short {
             self.file = Some(file);
-            return Ok(Batch { chunks, reader: Some(self) });
+            return Ok(Read { chunk, reader: Some(self) });
         }
         // The byte that shows that the file ends where the digest says.
         let mut beyond = [0];
@@ -101,7 +93,7 @@ impl Reader {
         self.hasher.update(&beyond[..count]);
         let found = self.hasher.digest();
         if found == self.digest {
-            Ok(Batch { chunks, reader: None })
+            Ok(Read { chunk, reader: None })
         } else {
             Err(StoreError::Mismatch { expected: self.digest, found })
         }
@@ -116,18 +108,17 @@ impl Reader {
     }
 }
 
-/// Where the next chunks come from.
+/// Where the next chunk comes from.
 enum Next {
     Waiting(Reader),
-    Reading(JoinHandle<Result<Batch, StoreError>>),
-    Ended,
+    Reading(JoinHandle<Result<Read, StoreError>>),
 }
 
-fn begin(reader: Reader, chunks_max: usize) -> JoinHandle<Result<Batch, StoreError>> {
-    tokio::task::spawn_blocking(move || reader.read(chunks_max))
+fn begin(reader: Reader) -> JoinHandle<Result<Read, StoreError>> {
+    tokio::task::spawn_blocking(move || reader.read())
 }
 
-/// The chunks of a file, those of the end only if all of it has verified. `on_corrupt` is told when it has not; then the error is
+/// The chunks of a file, the last one only if all of it has verified. `on_corrupt` is told when it has not; then the error is
 /// [`StoreError::Corrupt`].
 pub(super) fn chunks(
     file: Option<Arc<dyn StoreFile>>,
@@ -137,38 +128,29 @@ pub(super) fn chunks(
     on_corrupt: Option<OnCorrupt>,
 ) -> BoxStream<'static, Result<Bytes, StoreError>> {
     let reader = Reader { file, path, digest, hasher: Hasher::new(digest.function) };
-    let state = (VecDeque::new(), Next::Waiting(reader), CHUNKS_MAX, on_corrupt);
-    stream::unfold(state, move |(mut ready, mut next, chunks_max, on_corrupt)| async move {
-        if let Some(chunk) = ready.pop_front() {
-            return Some((Ok(chunk), (ready, next, chunks_max, on_corrupt)));
-        }
-        let read = match next {
-            Next::Waiting(reader) => begin(reader, chunks_max),
-            Next::Reading(read) => read,
-            Next::Ended => return None,
+    stream::unfold(Some((Next::Waiting(reader), on_corrupt)), move |state| async move {
+        let (next, on_corrupt) = state?;
+        let reading = match next {
+            Next::Waiting(reader) => begin(reader),
+            Next::Reading(reading) => reading,
         };
-        match joined(read).await {
-            Ok(Batch { chunks, reader }) => {
-                next = match reader {
-                    None => Next::Ended,
-                    Some(reader) if reads_ahead => Next::Reading(begin(reader, CHUNKS_MAX)),
-                    Some(reader) => Next::Waiting(reader),
-                };
-                ready = chunks;
-                let chunk = ready.pop_front()?;
-                Some((Ok(chunk), (ready, next, CHUNKS_MAX, on_corrupt)))
+        match joined(reading).await {
+            Ok(Read { chunk, reader }) => {
+                let ahead = |reader| if reads_ahead { Next::Reading(begin(reader)) } else { Next::Waiting(reader) };
+                Some((Ok(chunk), reader.map(|reader| (ahead(reader), on_corrupt))))
             }
-            Err(error) => {
-                let error = match (error, on_corrupt) {
-                    (StoreError::Mismatch { expected, .. }, Some(on_corrupt)) => {
-                        on_corrupt();
-                        StoreError::Corrupt(expected)
-                    }
-                    (error, _) => error,
-                };
-                Some((Err(error), (ready, Next::Ended, chunks_max, None)))
-            }
+            Err(error) => Some((Err(blame(error, on_corrupt)), None)),
         }
     })
     .boxed()
+}
+
+fn blame(error: StoreError, on_corrupt: Option<OnCorrupt>) -> StoreError {
+    match (error, on_corrupt) {
+        (StoreError::Mismatch { expected, .. }, Some(on_corrupt)) => {
+            on_corrupt();
+            StoreError::Corrupt(expected)
+        }
+        (error, _) => error,
+    }
 }

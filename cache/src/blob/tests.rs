@@ -124,7 +124,7 @@ proptest! {
 async fn files_of_every_size_around_a_read_come_out_whole_and_shorter_ones_do_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
-    let chunk = 128 * 1024_usize;
+    let chunk = 64 * 1024_usize;
     for size in [1, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, 3 * chunk + 1, 5 * chunk, 7 * chunk - 1] {
         let bytes: Vec<u8> = (0..size).map(|position| (position * 31 % 251) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
@@ -166,4 +166,18 @@ async fn many_readers_share_buffers_and_never_bytes() {
     for reader in readers.collect::<Vec<_>>() {
         reader.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn nothing_is_read_ahead_where_that_is_not_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let bytes = vec![1; 300 * 1024];
+    std::fs::write(&path, &bytes).unwrap();
+    let mut chunks = Blob::from_file(&path, Digest::of(&bytes)).without_read_ahead().into_stream();
+    assert!(chunks.next().await.unwrap().is_ok());
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    std::fs::write(&path, vec![2; bytes.len()]).unwrap();
+    // What is read only now is not the blob's, so its end is withheld.
+    assert!(matches!(chunks.try_collect::<Vec<_>>().await, Err(StoreError::Mismatch { .. })));
 }

@@ -24,8 +24,8 @@ pub(super) const ENTRY_BYTES: u64 = 256;
 /// The first SQLite without the WAL-reset bug of 3.7.0 to 3.51.2.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Pages of the write-ahead log after which it is brought into the database: 32 MiB. A batch of blobs changes about as many pages as it has blobs,
-/// mostly the same ones as the batches around it, and each checkpoint waits for the disk twice; at SQLite's own 1,000 pages that was most of what
-/// a small blob cost.
+/// mostly the same ones as the batches around it, and each checkpoint waits for the disk twice: at SQLite's own 1,000 pages after every few
+/// batches.
 const CHECKPOINT_PAGES: i64 = 8192;
 /// Last uses kept in memory before they are written.
 const PENDING_USES_MAX: usize = 4096;
