@@ -111,7 +111,10 @@ impl Images {
     ///
     /// When the ledger can't be read.
     pub(crate) async fn list(&self) -> Result<Vec<v1::Image>, Status> {
-        let kept = self.kept.lock().await;
+        self.named(&*self.kept.lock().await).await
+    }
+
+    async fn named(&self, kept: &BTreeMap<String, Kept>) -> Result<Vec<v1::Image>, Status> {
         let images = self.ledger.read(read::images).await?;
         Ok(images.into_iter().map(|image| v1::Image { kept: kept.contains_key(&image.name), ..image }).collect())
     }
@@ -122,8 +125,7 @@ impl Images {
     ///
     /// `NOT_FOUND` when none has it.
     pub(crate) async fn show(&self, name: &str) -> Result<v1::Image, Status> {
-        let found = self.list().await?.into_iter().find(|image| image.name == name);
-        found.ok_or_else(|| Status::not_found(format!("no image is named {name:?}")))
+        find(self.list().await?, name)
     }
 
     /// Takes a name away; answers with what had it.
@@ -132,13 +134,18 @@ impl Images {
     ///
     /// `NOT_FOUND` when none had it.
     pub(crate) async fn remove(&self, name: &str) -> Result<v1::Image, Status> {
-        let image = self.show(name).await?;
         let mut kept = self.kept.lock().await;
+        let image = find(self.named(&kept).await?, name)?;
         let ticket = self.ledger.append(Record::Image { name: name.to_owned(), image: None });
         self.ledger.wait(ticket).await?;
         kept.remove(name);
         Ok(image)
     }
+}
+
+fn find(images: Vec<v1::Image>, name: &str) -> Result<v1::Image, Status> {
+    let found = images.into_iter().find(|image| image.name == name);
+    found.ok_or_else(|| Status::not_found(format!("no image is named {name:?}")))
 }
 
 fn root(image: &v1::Image) -> Result<Digest, Status> {
@@ -163,4 +170,56 @@ async fn keep(storage: &Storage, root: &Digest) -> Result<(Content, Kept), Store
     let directories: u64 = content.directories.keys().map(|digest| digest.size_bytes).sum();
     let bytes = content.bytes.saturating_add(directories);
     Ok((content, Kept { bytes, _lease: lease }))
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_cache::Blob;
+    use muster_proto::reapi;
+    use tonic::Code;
+
+    use super::*;
+
+    const CAPACITY_BYTES: u64 = 4 << 20;
+
+    /// Stores an image of one file of so many bytes, and gives its root.
+    async fn image(storage: &Storage, name: &str, bytes: usize) -> v1::Image {
+        let mut digests = Vec::new();
+        let file = Blob::from_bytes(vec![bytes as u8; bytes].into());
+        let node = |digest: &Digest| reapi::FileNode {
+            name: "file".into(),
+            digest: Some((*digest).into()),
+            ..reapi::FileNode::default()
+        };
+        let files = vec![node(file.digest())];
+        let directory = reapi::Directory { files, ..reapi::Directory::default() };
+        for blob in [file, Blob::from_bytes(directory.encode_to_vec().into())] {
+            digests.push(*blob.digest());
+            storage.disk.put_blob(&digests[digests.len() - 1], blob).await.unwrap();
+        }
+        v1::Image { name: name.into(), root: Some((&digests[1]).into()), ..v1::Image::default() }
+    }
+
+    #[tokio::test]
+    async fn named_images_take_half_of_the_cache_at_most_and_are_kept_until_their_names_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let storage = Storage::open(&folder.path().join("cache"), CAPACITY_BYTES, limits::BLOB_LEASE_TIME).unwrap();
+        let images = Images::open(ledger, storage.clone()).await.unwrap();
+        let half = (CAPACITY_BYTES / limits::IMAGES_CAPACITY_DIVISOR) as usize;
+        let refused = images.name(image(&storage, "large", half).await, 0).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "its directory is more than the half");
+        assert!(images.list().await.unwrap().is_empty());
+
+        images.name(image(&storage, "first", half / 2).await, 1).await.unwrap();
+        let refused = images.name(image(&storage, "second", half / 2 + 1).await, 2).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "both together are more");
+        // What has the name already is not counted beside what takes its place.
+        let answer = images.name(image(&storage, "first", half / 2 + 1).await, 3).await.unwrap();
+        assert!(answer.previous.is_some_and(|image| image.kept));
+
+        assert!(images.remove("first").await.unwrap().kept);
+        assert_eq!(images.remove("first").await.unwrap_err().code(), Code::NotFound);
+        images.name(image(&storage, "second", half / 2 + 1).await, 4).await.unwrap();
+    }
 }
