@@ -188,10 +188,7 @@ async fn run(
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status,
-                () = switch.pulled(), if killed.get().is_none() => {
-                    killed.set(KillReason::Requested);
-                    keeper.kill();
-                }
+                () = switch.pulled(), if killed.get().is_none() => killed.set(KillReason::Requested),
                 () = killed.pulled() => keeper.kill(),
             }
         };

@@ -332,10 +332,8 @@ impl Place {
     /// in between. That it is dead, and that nobody is left, is waited for when the place is left, before anything of it is read.
     async fn end_all(&self, seen: &mut Look) {
         if let Ok(look) = self.slot.freeze().await {
-            // A kill may be asked for again when there is nobody left to look at.
             seen.processes = seen.processes.max(look.processes);
-            seen.written_bytes = seen.written_bytes.max(look.written_bytes);
-            seen.created = seen.created.max(look.created);
+            (seen.written_bytes, seen.created) = (look.written_bytes, look.created);
         }
         self.process.get_ref().kill();
         // In version 1 what stands still does not die.
@@ -381,10 +379,7 @@ impl Place {
                     let ended_at = if report.is_some() && ended_at != started { ended_at } else { Instant::now() };
                     return Ok((report, ended_at));
                 }
-                () = switch.pulled(), if killed.get().is_none() => {
-                    killed.set(KillReason::Requested);
-                    self.end_all(seen).await;
-                }
+                () = switch.pulled(), if killed.get().is_none() => killed.set(KillReason::Requested),
                 () = killed.pulled() => self.end_all(seen).await,
                 // Most programs end when they are refused a process; those that try for ever would pass as slow.
                 _ = look.tick(), if killed.get().is_none() => {
