@@ -27,6 +27,8 @@ pub struct Config {
     pub environments: Vec<EnvironmentKind>,
     /// What its sandboxes may lack; with anything else missing, the agent does not start.
     pub allow_without: Vec<Weakness>,
+    /// The socket of a Docker engine on this machine, whose containers are offered besides.
+    pub docker: Option<PathBuf>,
     /// Bytes of blobs to keep.
     pub cache_bytes: u64,
     /// The machine's base, if the embedding program has identified it; otherwise the agent does.
@@ -48,6 +50,7 @@ impl Config {
             labels: Properties::default(),
             environments: vec![EnvironmentKind::Sandbox, EnvironmentKind::Host],
             allow_without: Vec::new(),
+            docker: None,
             cache_bytes: limits::CACHE_BYTES_DEFAULT,
             base: None,
             base_cache: None,

@@ -17,6 +17,7 @@ use crate::clock::Chance;
 /// - `cache/`: blobs and staged trees
 /// - `sandbox/`: what sandboxes share, where the user's cache directory can't be written
 /// - `environments/`: places under way; emptied at the start
+/// - `docker/`: containers under way; what is mounted there goes at the start
 /// - `actions/`: directories and outputs of actions under way; emptied at the start
 /// - `services/`: data that setups of services made; emptied at the start
 #[derive(Debug)]
@@ -54,6 +55,11 @@ impl DataDirectory {
     /// An empty folder for environments. What a dead predecessor left there goes.
     pub(crate) fn environments(&self) -> Result<PathBuf, AgentError> {
         self.emptied("environments")
+    }
+
+    /// The folder for containers, whose driver knows how to empty it.
+    pub(crate) fn docker(&self) -> PathBuf {
+        self.root.join("docker")
     }
 
     /// An empty folder for what actions need and make.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use muster_environment::base::HostBase;
 use muster_environment::{
-    BaseConfig, Environment, EnvironmentError, HostConfig, HostEnvironment, SandboxConfig, SandboxEnvironment,
+    BaseConfig, DockerConfig, DockerEnvironment, Environment, EnvironmentError, HostConfig, HostEnvironment,
+    SandboxConfig, SandboxEnvironment,
 };
 use muster_model::platform::{EnvironmentKind, Offer};
 
@@ -31,6 +32,10 @@ impl Offered {
         let known_base = config.base.clone();
         let wanted = config.environments.clone();
         let allowed = config.allow_without.clone();
+        let docker = config.docker.clone().map(|socket| {
+            let shared = base_config.cache_dir.join("docker");
+            DockerConfig::new(socket, data.docker(), shared)
+        });
         let properties = config.properties();
         let found = tokio::task::spawn_blocking(move || {
             let mut found =
@@ -51,14 +56,21 @@ impl Offered {
                 let made = sandbox(base_config.cache_dir.join("sandbox")).or_else(|_| sandbox(own));
                 match ready(made) {
                     Ok(sandbox) => {
-                        found.offer.without = sandbox.weaknesses();
-                        if let Some(&weakness) = found.offer.without.iter().find(|lack| !allowed.contains(lack)) {
-                            return Err(AgentError::Weaker(weakness));
-                        }
+                        found.lacks(sandbox.weaknesses(), &allowed)?;
                         found.owner = sandbox.owner();
                         found.environments.push(Arc::new(sandbox));
                     }
                     Err(error) => refused = Some(error),
+                }
+            }
+            if let Some(docker) = docker {
+                match ready(DockerEnvironment::new(DockerConfig { base_roots: base.roots.clone(), ..docker })) {
+                    Ok(docker) => {
+                        found.lacks(docker.weaknesses(), &allowed)?;
+                        found.owner = Some(docker.owner());
+                        found.environments.push(Arc::new(docker));
+                    }
+                    Err(error) => refused = refused.or(Some(error)),
                 }
             }
             if wanted.contains(&EnvironmentKind::Host) {
@@ -79,6 +91,21 @@ impl Offered {
             Ok(found) => found,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+    }
+}
+
+impl Offered {
+    /// Notes the walls that a driver's environments lack: whatever the agent runs says so then.
+    fn lacks(&mut self, weaknesses: Vec<Weakness>, allowed: &[Weakness]) -> Result<(), AgentError> {
+        for weakness in weaknesses {
+            if !allowed.contains(&weakness) {
+                return Err(AgentError::Weaker(weakness));
+            }
+            if !self.offer.without.contains(&weakness) {
+                self.offer.without.push(weakness);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use muster_cache::StoreError;
 use muster_environment::doctor::{self, Diagnosis};
-use muster_environment::{BaseConfig, SandboxConfig};
+use muster_environment::{BaseConfig, DockerConfig, SandboxConfig};
 use muster_model::platform::{EnvironmentKind, Weakness};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +43,9 @@ pub struct Arguments {
     /// A wall that sandboxes may lack here, control-groups or landlock; may be repeated [default: none; see `muster agent doctor`]
     #[arg(long = "allow-without", value_name = "FEATURE", value_parser = parse_weakness)]
     pub allow_without: Vec<Weakness>,
+    /// The socket of a Docker engine on this machine, whose containers are offered besides; whoever may use it is root there
+    #[arg(long, value_name = "SOCKET", value_parser = parse_socket)]
+    pub docker: Option<PathBuf>,
     /// Bytes of blobs to keep, with K, M, G or T for powers of 1024 [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub cache_size: Option<u64>,
@@ -68,6 +71,7 @@ struct File {
     environments: Option<Vec<Kind>>,
     #[serde(default)]
     allow_without: Vec<Wall>,
+    docker: Option<Socket>,
     cache_size: Option<Size>,
 }
 
@@ -94,6 +98,19 @@ impl TryFrom<String> for Kind {
 
     fn try_from(text: String) -> Result<Self, String> {
         parse_environment(&text).map(Self)
+    }
+}
+
+/// A socket as the file spells it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Socket(PathBuf);
+
+impl TryFrom<String> for Socket {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        parse_socket(&text).map(Self)
     }
 }
 
@@ -147,14 +164,20 @@ pub async fn run(arguments: Arguments) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Looks at what this machine can do for sandboxes, which may lack what is `allowed`, and makes one.
-pub async fn doctor(allowed: Vec<Weakness>) -> Diagnosis {
-    let examined = tokio::task::spawn_blocking(|| {
-        let shared = BaseConfig::default().cache_dir.join("sandbox");
-        doctor::examine(SandboxConfig::new(shared), allowed)
+/// Looks at what this machine can do for sandboxes, and makes one; then, if there is a socket, at what a Docker engine can do, and makes a container.
+/// They may lack what is `allowed`.
+pub async fn doctor(allowed: Vec<Weakness>, docker: Option<PathBuf>) -> Vec<Diagnosis> {
+    let examined = tokio::task::spawn_blocking(move || {
+        let shared = BaseConfig::default().cache_dir;
+        let mut diagnoses = vec![doctor::examine(SandboxConfig::new(shared.join("sandbox")), allowed.clone())];
+        diagnoses.extend(docker.map(|socket| {
+            let places = shared.join("docker-doctor");
+            doctor::examine_docker(DockerConfig::new(socket, places, shared.join("docker")), allowed)
+        }));
+        diagnoses
     });
     match examined.await {
-        Ok(diagnosis) => diagnosis,
+        Ok(diagnoses) => diagnoses,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
@@ -208,6 +231,7 @@ fn configure(arguments: Arguments) -> Result<Config, AgentError> {
         config.environments = named;
     }
     config.allow_without = file.allow_without.into_iter().map(|wall| wall.0).chain(arguments.allow_without).collect();
+    config.docker = arguments.docker.or(file.docker.map(|socket| socket.0));
     let size = arguments.cache_size.or(file.cache_size.map(|size| size.0));
     config.cache_bytes = size.unwrap_or(config.cache_bytes);
     config.check()?;
@@ -246,7 +270,15 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 fn parse_environment(text: &str) -> Result<EnvironmentKind, String> {
     let kinds = [EnvironmentKind::Sandbox, EnvironmentKind::Host];
     let found = kinds.into_iter().find(|kind| kind.name() == text);
-    found.ok_or_else(|| format!("{text:?} is not a kind of environment; there are sandbox and host"))
+    let there_are = "there are sandbox and host, and containers with --docker SOCKET";
+    found.ok_or_else(|| format!("{text:?} is not a kind of environment; {there_are}"))
+}
+
+/// `unix:///path` as Docker writes it, or the path alone.
+pub fn parse_socket(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text.strip_prefix("unix://").unwrap_or(text));
+    let wrong = || format!("{text:?} is not a socket on this machine like unix:///var/run/docker.sock");
+    path.is_absolute().then_some(path).ok_or_else(wrong)
 }
 
 /// A wall that sandboxes may lack.
@@ -309,11 +341,11 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_line_and_column() {
         insta::assert_snapshot!(file("slots = 2\n  slotz = 3\n").unwrap_err(), @r"
-        error: agent.toml:2:3: unknown field `slotz`, expected one of `coordinator`, `data`, `slots`, `memory`, `name`, `labels`, `environments`, `allow-without`, `cache-size`
+        error: agent.toml:2:3: unknown field `slotz`, expected one of `coordinator`, `data`, `slots`, `memory`, `name`, `labels`, `environments`, `allow-without`, `docker`, `cache-size`
         hint: the keys are the flags of muster-agent --help; labels are a table
         ");
         insta::assert_snapshot!(file("environments = [\"docker\"]\n").unwrap_err(), @r#"
-        error: agent.toml:1:16: "docker" is not a kind of environment; there are sandbox and host
+        error: agent.toml:1:16: "docker" is not a kind of environment; there are sandbox and host, and containers with --docker SOCKET
         hint: the keys are the flags of muster-agent --help; labels are a table
         "#);
         insta::assert_snapshot!(file("cache-size = -1\n").unwrap_err(), @r"
@@ -329,6 +361,15 @@ mod tests {
         error: slots must be from 1 to 1024, not 0
         hint: muster-agent --help
         ");
+    }
+
+    #[test]
+    fn a_socket_is_a_path_on_this_machine() {
+        assert_eq!(parse_socket("unix:///run/docker.sock"), Ok("/run/docker.sock".into()));
+        assert_eq!(parse_socket("/run/docker.sock"), Ok("/run/docker.sock".into()));
+        for wrong in ["", "tcp://127.0.0.1:2375", "docker.sock", "unix://docker.sock"] {
+            assert!(parse_socket(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

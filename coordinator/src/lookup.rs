@@ -77,6 +77,7 @@ fn targets(connection: &Connection, run: RunId) -> Result<Vec<v1::TargetSummary>
         let requirements = spec.requirements.unwrap_or_default();
         let environment = match requirements.environment() {
             v1::EnvironmentKind::Host => "host",
+            v1::EnvironmentKind::Docker => "docker",
             v1::EnvironmentKind::Sandbox | v1::EnvironmentKind::Unspecified => "sandbox",
         };
         let profile = match spec.limits.unwrap_or_default().profile() {

@@ -69,6 +69,8 @@ pub enum EnvironmentKind {
     Sandbox,
     /// The bare host: labelled in every result, never cached unless asked for.
     Host,
+    /// A container of a Docker engine on the agent's machine, over a base and layers.
+    Docker,
 }
 
 impl EnvironmentKind {
@@ -77,6 +79,7 @@ impl EnvironmentKind {
         match self {
             Self::Sandbox => "sandbox",
             Self::Host => "host",
+            Self::Docker => "docker",
         }
     }
 }

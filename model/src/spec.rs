@@ -226,7 +226,7 @@ impl TargetSpec {
 
     /// Whether its results may be cached at all under `policy`.
     pub fn is_cacheable(&self, policy: &RunPolicy) -> bool {
-        self.requirements.environment == EnvironmentKind::Sandbox || policy.cache_host_results
+        self.requirements.environment != EnvironmentKind::Host || policy.cache_host_results
     }
 
     /// Whether the base is settled, so that the target may be keyed.

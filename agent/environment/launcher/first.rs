@@ -7,9 +7,20 @@ use super::protocol::{COUNTERS, DESCRIPTORS_MAX, Failure, LOAD, REPORT, Report, 
 use super::script::Script;
 use super::system::{CLOSE_RANGE, O_DIRECTORY, PIDFD_OPEN, Usage, call, close, exit, now, number, sleep};
 
+/// Whose first process it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// A launcher's, with which it dies, and which the agent has given a descriptor of it.
+    Sandbox,
+    /// That of a container engine, which does not know the agent: it watches the agent's socket, and is killed when the agent has seen what was used.
+    Container,
+}
+
 /// How long what the program left behind may take to end by itself before it counts as leaked, in rounds of [`LEAK_ROUND_NANOSECONDS`].
 const LEAK_ROUNDS: u32 = 4;
 const LEAK_ROUND_NANOSECONDS: i64 = 2_000_000;
+/// How often a container takes away the dead that are not the program.
+const LOOK_NANOSECONDS: i64 = 100_000_000;
 
 const O_CLOEXEC: i64 = 0o2_000_000;
 const AT_FDCWD: i64 = -100;
@@ -18,7 +29,7 @@ const WNOHANG: i64 = 1;
 const SIGCHLD: i64 = 17;
 
 /// Makes the place and waits for the program.
-pub(crate) fn main(setup: i32, report: i32) -> ! {
+pub(crate) fn main(setup: i32, report: i32, home: Home) -> ! {
     // SAFETY: the agent has made the script. Mapping it frees its number, which may be the report's.
     let script = unsafe { Script::map(setup) };
     keep(report);
@@ -31,7 +42,7 @@ pub(crate) fn main(setup: i32, report: i32) -> ! {
             exit(1)
         }
     };
-    send_ready(&script);
+    send_ready(&script, home);
     let mut word = 0_u64;
     // SAFETY: any bytes are a valid number.
     let Some([job, output, error]) = (unsafe { receive::<u64, 3>(REPORT, &mut word) }) else { exit(0) };
@@ -47,7 +58,7 @@ pub(crate) fn main(setup: i32, report: i32) -> ! {
         Script::map(job)
     };
     match job {
-        Ok(job) => supervise(&job),
+        Ok(job) => supervise(&job, home),
         Err(failure) => {
             send_failure(ReportKind::StartFailed, failure);
             exit(1)
@@ -67,7 +78,7 @@ fn keep(report: i32) {
     }
 }
 
-fn supervise(job: &Script) -> ! {
+fn supervise(job: &Script, home: Home) -> ! {
     let started = now();
     // SAFETY: a copy of this process that runs the script, which becomes the program.
     let program = unsafe { call(number::FORK_CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) };
@@ -84,16 +95,10 @@ fn supervise(job: &Script) -> ! {
     }
     close(1);
     close(2);
-    let mut status = 0_i32;
-    loop {
-        let ended = wait(&mut status, WALL);
-        if ended == program {
-            break;
-        }
-        if ended < 0 && ended != -4 {
-            exit(1);
-        }
-    }
+    let status = match home {
+        Home::Sandbox => wait_for(program),
+        Home::Container => watch(program),
+    };
     let mut report = Report::new(ReportKind::Ended);
     report.status = status;
     report.execution_nanoseconds = now().wrapping_sub(started);
@@ -107,7 +112,65 @@ fn supervise(job: &Script) -> ! {
     report.written_bytes = written_bytes();
     report.created = created();
     send(REPORT, &report, &[]);
+    if home == Home::Container {
+        // The engine removes the control group with the last process: the agent looks at it first, and then kills.
+        let mut word = 0_u64;
+        // SAFETY: any bytes are a valid number.
+        unsafe { receive::<u64, 1>(REPORT, &mut word) };
+    }
     exit(0)
+}
+
+/// Waits for the program, and takes away the dead that are nobody else's.
+fn wait_for(program: i64) -> i32 {
+    let mut status = 0_i32;
+    loop {
+        let ended = wait(&mut status, WALL);
+        if ended == program {
+            return status;
+        }
+        if ended < 0 && ended != -4 {
+            exit(1);
+        }
+    }
+}
+
+/// `struct pollfd` (`poll(2)`).
+#[repr(C)]
+struct Polled {
+    descriptor: i32,
+    events: i16,
+    returned: i16,
+}
+
+/// Waits for the program as [`wait_for`] does, and ends with the agent: the kernel kills the container with its first process.
+fn watch(program: i64) -> i32 {
+    const POLLIN: i16 = 1;
+    // Without it, the end of the program is seen at the next look.
+    // SAFETY: only numbers are passed.
+    let descriptor = unsafe { call(PIDFD_OPEN, [program, 0, 0, 0, 0, 0]) };
+    loop {
+        let mut polled = [REPORT, descriptor as i32].map(|descriptor| Polled { descriptor, events: POLLIN, returned: 0 });
+        let time = [0_i64, LOOK_NANOSECONDS];
+        let (address, time) = (polled.as_mut_ptr().expose_provenance() as i64, time.as_ptr().expose_provenance() as i64);
+        // SAFETY: the addresses are of locals of the right shape, and there are two of them.
+        unsafe { call(number::PPOLL, [address, 2, time, 0, 0, 0]) };
+        // SAFETY: the kernel has written it, which the compiler can't see.
+        if unsafe { (&raw const polled[0].returned).read_volatile() } != 0 {
+            exit(1);
+        }
+        let mut status = 0_i32;
+        loop {
+            let ended = wait(&mut status, WALL | WNOHANG);
+            if ended == program {
+                close(descriptor as i32);
+                return status;
+            }
+            if ended <= 0 {
+                break;
+            }
+        }
+    }
 }
 
 fn wait(status: &mut i32, flags: i64) -> i64 {
@@ -212,8 +275,14 @@ fn send_failure(kind: ReportKind, failure: Failure) {
     send(REPORT, &report, &[]);
 }
 
-fn send_ready(script: &Script) {
+fn send_ready(script: &Script, home: Home) {
     const O_PATH: i64 = 0o10_000_000;
+    if home == Home::Container {
+        // The agent knows who has connected, and where the files are.
+        send(REPORT, &Report::new(ReportKind::Ready), &[]);
+        close_rest();
+        return;
+    }
     let mut opened = [-1_i32; DESCRIPTORS_MAX];
     let mut count = 1_usize;
     // SAFETY: the paths end with a zero byte; only numbers are passed otherwise.
@@ -238,6 +307,12 @@ fn send_ready(script: &Script) {
             count = count.wrapping_add(1);
         }
         send(REPORT, &Report::new(ReportKind::Ready), opened.get(..count).unwrap_or(&[]));
-        call(CLOSE_RANGE, [i64::from(LOAD).wrapping_add(1), u32::MAX.into(), 0, 0, 0, 0]);
     }
+    close_rest();
+}
+
+/// Closes all but what this process needs to the end.
+fn close_rest() {
+    // SAFETY: nothing beyond is used any more.
+    unsafe { call(CLOSE_RANGE, [i64::from(LOAD).wrapping_add(1), u32::MAX.into(), 0, 0, 0, 0]) };
 }

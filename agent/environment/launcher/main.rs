@@ -5,6 +5,8 @@
 //! network, a host name and mounts that are ready for use. Starting a sandbox is then a clone of a few pages. It reads nothing but the agent's
 //! messages, whose scripts of system calls it plays, and ends with the agent: its socket is closed then.
 //!
+//! Started with the path of a socket, it is the first process of a container instead: see [`contained`].
+//!
 //! It is built without the standard library, and without any other, by the build script of `muster-environment`.
 
 #![no_std]
@@ -12,6 +14,7 @@
 #![no_builtins]
 #![allow(unsafe_code, reason = "a program that consists of system calls")]
 
+mod contained;
 mod first;
 mod memory;
 mod message;
@@ -21,6 +24,7 @@ mod protocol;
 mod script;
 mod system;
 
+use self::first::Home;
 use self::message::{receive, send};
 use self::protocol::{Answer, CONTROL, Failure, PLACES_MAX, Report, ReportKind, Request, RequestKind};
 use self::script::Script;
@@ -35,8 +39,13 @@ const WALL: i64 = 0x4000_0000;
 /// The first processes that have not been reaped, as (place, process id).
 type Places = [(u32, i64); PLACES_MAX];
 
-/// Where the program begins, on a stack of its own.
-extern "C" fn main() -> ! {
+/// Where the program begins, with the address of what the kernel has put on the stack: the number of arguments, then their addresses.
+extern "C" fn main(stack: *const usize) -> ! {
+    // SAFETY: as the kernel starts every program (`execve(2)`).
+    let path = unsafe { (stack.read() > 1).then(|| stack.wrapping_add(2).read()) };
+    if let Some(path) = path {
+        contained::main(core::ptr::with_exposed_provenance(path));
+    }
     let mut places: Places = [(0, 0); PLACES_MAX];
     loop {
         let mut request = Request { kind: 0, place: 0 };
@@ -103,7 +112,7 @@ fn start(place: u32, script: i32, report: i32, places: &mut Places) {
     // SAFETY: a copy of this process in new namespaces, which has a function of its own.
     let process = unsafe { call(number::FORK_CLONE, [CLONE_NAMESPACES | SIGCHLD, 0, 0, 0, 0, 0]) };
     if process == 0 {
-        first::main(script, report);
+        first::main(script, report, Home::Sandbox);
     }
     if process < 0 {
         let mut failed = Report::new(ReportKind::SetupFailed);

@@ -23,6 +23,7 @@ pub(crate) mod number {
     pub(crate) const CLOCK_GETTIME: i64 = 228;
     pub(crate) const EXIT_GROUP: i64 = 231;
     pub(crate) const OPENAT: i64 = 257;
+    pub(crate) const PPOLL: i64 = 271;
     pub(crate) const UNSHARE: i64 = 272;
     pub(crate) const DUP3: i64 = 292;
 }
@@ -36,6 +37,7 @@ pub(crate) mod number {
     pub(crate) const CLOSE: i64 = 57;
     pub(crate) const GETDENTS64: i64 = 61;
     pub(crate) const READ: i64 = 63;
+    pub(crate) const PPOLL: i64 = 73;
     pub(crate) const EXIT_GROUP: i64 = 94;
     pub(crate) const UNSHARE: i64 = 97;
     pub(crate) const NANOSLEEP: i64 = 101;
@@ -112,6 +114,7 @@ core::arch::global_asm!(
     ".globl _start",
     "_start:",
     "xor ebp, ebp",
+    "mov rdi, rsp",
     "and rsp, -16",
     "call {main}",
     "ud2",
@@ -124,6 +127,7 @@ core::arch::global_asm!(
     "_start:",
     "mov x29, #0",
     "mov x30, #0",
+    "mov x0, sp",
     "bl {main}",
     "brk #1",
     main = sym super::main,

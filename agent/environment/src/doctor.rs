@@ -12,18 +12,18 @@ use muster_model::platform::Weakness;
 
 use crate::groups::Groups;
 use crate::sandbox::landlock_version;
-use crate::{Environment, EnvironmentError, SandboxConfig, SandboxEnvironment};
+use crate::{DockerConfig, Environment, EnvironmentError, SandboxConfig, SandboxEnvironment};
 
 /// How a feature is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// It is here.
     Present,
-    /// It is not, and results tell less for it.
+    /// It is not, and there is less of something, which results need not tell.
     Less,
-    /// It is not, and sandboxes are weaker for it: none is offered unless that is allowed.
+    /// It is not, and they are weaker for it: none is offered unless that is allowed.
     Weaker(Weakness),
-    /// It is not, and no sandbox is offered.
+    /// It is not, and none is offered.
     Missing,
 }
 
@@ -43,6 +43,8 @@ pub struct Finding {
 /// Everything that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
+    /// What would be offered: a sandbox or a container.
+    pub subject: &'static str,
     /// In the order in which a sandbox needs them.
     pub findings: Vec<Finding>,
     /// What the operator allows sandboxes to lack.
@@ -50,7 +52,7 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// Whether sandboxes are offered here.
+    /// Whether they are offered here.
     pub fn is_fit(&self) -> bool {
         self.findings.iter().all(|finding| match finding.state {
             State::Present | State::Less => true,
@@ -79,8 +81,13 @@ impl fmt::Display for Diagnosis {
                 writeln!(formatter, "         {told}, and every result says so: {flag} {name}")?;
             }
         }
-        let verdict = if self.is_fit() { "sandboxes are offered here" } else { "no sandbox is offered here" };
-        writeln!(formatter, "{verdict}")
+        let subject = self.subject;
+        if self.is_fit() {
+            let ending = if subject.ends_with('x') { "es" } else { "s" };
+            writeln!(formatter, "{subject}{ending} are offered here")
+        } else {
+            writeln!(formatter, "no {subject} is offered here")
+        }
     }
 }
 
@@ -108,8 +115,9 @@ const RELEASE_MIN: (u32, u32) = (5, 12);
 /// The version of Landlock that knows abstract sockets and signals.
 const LANDLOCK_WHOLE: u32 = 6;
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
-/// The flag by which an operator allows sandboxes to lack a wall.
+/// The flag by which an operator allows environments to lack a wall.
 pub const ALLOW_FLAG: &str = "--allow-without";
+const SUBJECT: &str = "sandbox";
 const ELSEWHERE: &str = "--environment host";
 
 impl Observed {
@@ -141,7 +149,7 @@ impl Observed {
             self.user_namespaces(),
             self.overlay(),
             self.filter(),
-            self.landlock(),
+            landlock(self.landlock),
             self.groups(),
             self.counters(),
         ]
@@ -203,15 +211,6 @@ impl Observed {
         )
     }
 
-    fn landlock(&self) -> Finding {
-        let detail = match self.landlock {
-            0 => "the kernel does not offer it: one wall less".to_owned(),
-            LANDLOCK_WHOLE.. => format!("version {}", self.landlock),
-            _ => format!("version {} does not know sockets and signals", self.landlock),
-        };
-        wall("Landlock", Weakness::Landlock, self.landlock >= LANDLOCK_WHOLE, detail)
-    }
-
     fn groups(&self) -> Finding {
         let detail = match &self.groups {
             None => "memory and processes are limited and counted".to_owned(),
@@ -227,12 +226,22 @@ impl Observed {
     }
 }
 
-fn required(feature: &'static str, is_there: bool, detail: String, remedy: String) -> Finding {
+/// What the kernel's version of Landlock is worth; 0 for none.
+pub(crate) fn landlock(version: u32) -> Finding {
+    let detail = match version {
+        0 => "the kernel does not offer it: one wall less".to_owned(),
+        LANDLOCK_WHOLE.. => format!("version {}", version),
+        _ => format!("version {} does not know sockets and signals", version),
+    };
+    wall("Landlock", Weakness::Landlock, version >= LANDLOCK_WHOLE, detail)
+}
+
+pub(crate) fn required(feature: &'static str, is_there: bool, detail: String, remedy: String) -> Finding {
     let state = if is_there { State::Present } else { State::Missing };
     Finding { feature, state, detail, remedy: (!is_there).then_some(remedy) }
 }
 
-fn wanted(feature: &'static str, is_there: bool, detail: String, remedy: String) -> Finding {
+pub(crate) fn wanted(feature: &'static str, is_there: bool, detail: String, remedy: String) -> Finding {
     let state = if is_there { State::Present } else { State::Less };
     Finding { feature, state, detail, remedy: (!is_there).then_some(remedy) }
 }
@@ -270,13 +279,18 @@ fn made(result: Result<(), EnvironmentError>) -> Finding {
     }
 }
 
+/// Looks at a Docker engine and makes a container there. The operator allows containers to lack what is `allowed`.
+pub fn examine_docker(config: DockerConfig, allowed: Vec<Weakness>) -> Diagnosis {
+    crate::docker::examine(config, allowed)
+}
+
 /// Looks at this machine and makes a sandbox, with what sandboxes share in `config`'s directory. The operator allows sandboxes to lack what is
 /// `allowed`.
 pub fn examine(config: SandboxConfig, allowed: Vec<Weakness>) -> Diagnosis {
     let mut findings = Observed::look().judge();
     let tried = SandboxEnvironment::new(config).and_then(|sandbox| sandbox.check_readiness());
     findings.push(made(tried.map(drop)));
-    Diagnosis { findings, allowed }
+    Diagnosis { subject: SUBJECT, findings, allowed }
 }
 
 #[cfg(test)]
@@ -298,7 +312,7 @@ mod tests {
     }
 
     fn diagnosis(observed: &Observed) -> Diagnosis {
-        Diagnosis { findings: observed.judge(), allowed: Vec::new() }
+        Diagnosis { subject: SUBJECT, findings: observed.judge(), allowed: Vec::new() }
     }
 
     #[test]
@@ -345,7 +359,8 @@ mod tests {
             let tolerant = Diagnosis { allowed, ..found.clone() };
             assert_eq!(tolerant.is_fit(), state != State::Missing, "{name}, allowed");
             let missing = found.findings.into_iter().filter(|finding| finding.state != State::Present).collect();
-            told.push_str(&format!("# {name}\n{}", Diagnosis { findings: missing, allowed: Vec::new() }));
+            let told_of = Diagnosis { subject: SUBJECT, findings: missing, allowed: Vec::new() };
+            told.push_str(&format!("# {name}\n{told_of}"));
         }
         insta::assert_snapshot!(told);
     }

@@ -2,6 +2,7 @@
 //!
 //! A group belongs to a slot and is used by one environment after the other, because making and removing one costs more than a start.
 
+mod foreign;
 mod one;
 mod two;
 
@@ -12,6 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::KillReason;
+
+pub(crate) use self::foreign::ForeignGroup;
 
 /// Names of groups begin with it; then come the owner's process id and start time, and a number.
 const PREFIX: &str = "muster-";

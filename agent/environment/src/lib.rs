@@ -8,11 +8,14 @@
 
 pub mod base;
 mod collect;
+mod docker;
 pub mod doctor;
 mod error;
+mod first_process;
 mod groups;
 mod host;
 mod kill;
+mod layers;
 mod output;
 mod owned;
 mod sandbox;
@@ -25,6 +28,7 @@ use tokio::sync::mpsc;
 
 pub use base::{BaseConfig, BaseError, HostBase};
 pub use collect::Remains;
+pub use docker::{DockerConfig, DockerEnvironment};
 pub use error::EnvironmentError;
 pub use host::{HostConfig, HostEnvironment};
 pub use sandbox::{SandboxConfig, SandboxEnvironment, SharedNetwork};

@@ -1,11 +1,13 @@
 //! Directories that die with their process, at the latest when the next one starts.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::docker::unmount_beneath;
 
 /// A locked directory, removed when dropped. The lock tells other processes that the owner lives.
 #[derive(Debug)]
@@ -131,12 +133,62 @@ fn remove_leftovers(parent: &Path, prefix: &str) -> io::Result<()> {
         }
         let Ok(directory) = File::open(entry.path()) else { continue };
         match directory.try_lock() {
-            Ok(()) => remove_tree(&entry.path())?,
+            Ok(()) => remove_mounted(&entry.path())?,
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Removes a directory in which a dead owner may have mounted something.
+fn remove_mounted(path: &Path) -> io::Result<()> {
+    unmount_beneath(path)?;
+    remove_tree(path)
+}
+
+/// What a dead owner has left; nobody else takes it over meanwhile.
+#[derive(Debug)]
+pub(crate) struct Abandoned {
+    path: PathBuf,
+    /// Nothing when the directory itself is gone.
+    lock: Option<File>,
+}
+
+impl Abandoned {
+    /// Removes the directory with everything that is mounted in it.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        match self.lock {
+            Some(_lock) => remove_mounted(&self.path),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the owner of a directory is dead, whose name begins with `prefix` and which only root may have made. Somebody else may have written the path
+/// down: what does not look like such a directory is nobody's, and one whose place is not seen from here is alive.
+pub(crate) fn abandoned(path: &Path, prefix: &str) -> io::Result<Option<Abandoned>> {
+    let name = path.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    let is_clean = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let parent = path.parent().filter(|parent| path.is_absolute() && is_clean && parent.is_dir());
+    if parent.is_none() || !name.starts_with(prefix.as_bytes()) {
+        return Ok(None);
+    }
+    let found = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_DIRECTORY).open(path);
+    let lock = match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Some(Abandoned { path: path.to_path_buf(), lock: None }));
+        }
+        opened => opened?,
+    };
+    if lock.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+        return Ok(None);
+    }
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(Abandoned { path: path.to_path_buf(), lock: Some(lock) })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Removes a directory with everything in it, directories without write permission too. Follows no link.
@@ -206,6 +258,27 @@ mod tests {
         let fail = |_: &Path| Err(io::Error::other("no"));
         SharedDirectory::open(parent.path(), "shared-", "one", fail).expect_err("it can't be filled");
         assert!(names(parent.path()).is_empty());
+    }
+
+    #[test]
+    fn who_can_take_the_lock_may_remove() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let owned = OwnedDirectory::create(parent.path(), "docker-").expect("a directory");
+        let path = owned.path().to_path_buf();
+        assert!(abandoned(&path, "docker-").expect("it can be looked at").is_none(), "its owner lives");
+        drop(owned);
+        assert!(abandoned(&path, "docker-").expect("it can be looked at").is_some(), "it is gone");
+        fs::create_dir(&path).expect("ours");
+        fs::write(path.join("file"), "").expect("ours");
+        assert!(abandoned(&path, "other-").expect("it can be looked at").is_none(), "that is no such directory");
+        let left = abandoned(&path, "docker-").expect("it can be looked at").expect("nobody holds it");
+        assert!(abandoned(&path, "docker-").expect("it can be looked at").is_none(), "it is being removed");
+        left.remove().expect("ours");
+        assert!(!path.exists());
+        let elsewhere = parent.path().join("not seen from here/docker-1-0");
+        assert!(abandoned(&elsewhere, "docker-").expect("it can be looked at").is_none());
+        let odd = parent.path().join("../docker-1-0");
+        assert!(abandoned(&odd, "docker-").expect("it can be looked at").is_none());
     }
 
     #[test]

@@ -13,20 +13,20 @@
 //! program costs a message, a fork and an `exec`. Every place is used once.
 
 mod allowed;
-mod job;
-mod landlock;
-mod launch;
-mod launcher;
-mod message;
+pub(crate) mod job;
+pub(crate) mod landlock;
+pub(crate) mod launch;
+pub(crate) mod launcher;
+pub(crate) mod message;
 mod network;
-mod plan;
+pub(crate) mod plan;
 #[path = "../launcher/protocol.rs"]
 #[allow(dead_code, reason = "the other half is the launcher's")]
-mod protocol;
+pub(crate) mod protocol;
 mod readiness;
 pub(crate) mod script;
 mod seccomp;
-mod skeleton;
+pub(crate) mod skeleton;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -34,7 +34,6 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,21 +44,19 @@ pub use self::network::SharedNetwork;
 pub(crate) use self::readiness::forbidding_switches;
 use async_trait::async_trait;
 use muster_model::platform::{EnvironmentKind, Weakness};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use self::launch::LaunchScripts;
-use self::launcher::FirstProcess;
-use self::message::{next_report, send};
 use self::network::Members;
 use self::plan::{Host, Plan, Shape, make_plan, masked};
 use self::protocol::{Report, ReportKind};
 use self::skeleton::Skeleton;
-use self::slot::{FreeSlots, Look, Slot, SlotLease};
+use self::slot::{FreeSlots, Slot, SlotLease};
 use crate::collect::{Root, Uppers, collect_all};
+use crate::first_process::{Held, Look, exit_status, has_ended};
 use crate::groups::Groups;
 use crate::kill::Killed;
-use crate::output::{OutputLimit, pipe, pump, watch};
+use crate::output::{OutputLimit, pump};
 use crate::{
     BaseConfig, Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
     OutputStream, Prepared, Readiness, ResourceUsage,
@@ -73,9 +70,7 @@ pub(crate) const USER: &str = "muster";
 pub(crate) const HOME: &str = "/home/muster";
 /// The host id under which an agent that is root runs programs, unless configured: the first of Debian's range for such uses that no
 /// package has taken.
-const HOST_ID_DEFAULT: u32 = 61184;
-/// How often a program that runs is asked whether it was refused a process.
-const PROCESSES_LOOK: Duration = Duration::from_millis(100);
+pub(crate) const HOST_ID_DEFAULT: u32 = 61184;
 /// Shapes whose scripts are remembered.
 const PLANS_MAX: usize = 64;
 
@@ -167,7 +162,7 @@ impl SandboxEnvironment {
             Identity { uid: uid.as_raw(), gid: gid.as_raw(), is_root }
         };
         let owner = is_root.then_some((identity.uid, identity.gid));
-        let skeleton = Skeleton::open(&config.directory, &config.base_roots, owner)
+        let skeleton = Skeleton::open(&config.directory, &config.base_roots, owner, JOB_ID)
             .map_err(|error| step(&format!("make what sandboxes share in {}", config.directory.display()), error))?;
         let last_capability = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .and_then(|text| text.trim().parse().map_err(io::Error::other))
@@ -226,12 +221,8 @@ impl SandboxEnvironment {
         let (launch, groups, identity) = (launch.clone(), self.groups.clone(), self.identity);
         let create = move || Slot::create(&launch, identity, &groups);
         let (slot, made) = SlotLease::take(slots, &plan, create).await?;
-        nix::fcntl::fcntl(&made.report, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-            .map_err(|error| step("talk to the sandbox", error.into()))?;
         Ok(Place {
-            process: watch(made.process)?,
-            report: watch(made.report)?,
-            job,
+            first: Held::new(made.process, made.report, job)?,
             roots: made.roots,
             uppers: made.uppers,
             slot,
@@ -244,9 +235,7 @@ impl SandboxEnvironment {
 
 /// A sandbox that is made. Its first process waits for the word to start.
 struct Place {
-    process: AsyncFd<FirstProcess>,
-    report: AsyncFd<OwnedFd>,
-    job: script::SealedScript,
+    first: Held,
     roots: Vec<Root>,
     uppers: Option<Uppers>,
     /// Dropped after the process, whose death it waits for.
@@ -277,43 +266,20 @@ struct Ending {
 /// Whether the program has ended and left nobody. Then the first process, which runs no code but ours, is the only one, and its own end,
 /// which takes the kernel longer than most programs run, need not be waited for.
 fn is_alone(report: &Report) -> bool {
-    report.kind == ReportKind::Ended as u32 && report.leaked == 0
+    has_ended(report) && report.leaked == 0
 }
 
 impl Place {
-    /// Sends the program to the first process, with the pipes that it writes to; gives their other ends.
-    fn start(&mut self) -> Result<[AsyncFd<OwnedFd>; 2], EnvironmentError> {
-        let pipes = |error| step("make a pipe", error);
-        let (output, child_output) = pipe().map_err(pipes)?;
-        let (error_output, child_error) = pipe().map_err(pipes)?;
-        if let Some((uid, gid)) = self.owner {
-            // The program opens them again by name, as `/dev/stdout` and `/dev/stderr`: a pipe has an owner like any other file.
-            for pipe in [&child_output, &child_error] {
-                nix::unistd::fchown(pipe, Some(uid.into()), Some(gid.into()))
-                    .map_err(|error| step("hand over a pipe", error.into()))?;
-            }
-        }
-        self.slot.begin(self.spec.memory_bytes, self.spec.processes)?;
-        let descriptors = [self.job.as_fd(), child_output.as_fd(), child_error.as_fd()];
-        match send(self.report.as_fd(), &0_u64, &descriptors) {
-            // A first process that is dead already is found to be so later.
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {
-                return Err(step("talk to the sandbox", error));
-            }
-            _ => {}
-        }
-        Ok([watch(output)?, watch(error_output)?])
-    }
-
     async fn run(mut self, output: mpsc::Sender<OutputChunk>, switch: KillSwitch) -> Result<Exit, EnvironmentError> {
         let started = Instant::now();
-        let [standard, error] = self.start()?;
+        self.slot.begin(self.spec.memory_bytes, self.spec.processes)?;
+        let [standard, error] = self.first.start(self.owner)?;
         let killed = Killed::default();
         let limit = OutputLimit::new(self.spec.output_bytes);
         let exceeded = || killed.set(KillReason::Output);
-        let mut seen = Look { processes: 1, ..Look::default() };
+        let mut seen = Look::at_start();
         let (ended, standard, error) = tokio::join!(
-            self.ended(&killed, &switch, started, &mut seen),
+            self.first.ended(&self.slot, &killed, &switch, started, &mut seen),
             pump(&standard, OutputStream::Standard, &output, &limit, exceeded),
             pump(&error, OutputStream::Error, &output, &limit, exceeded),
         );
@@ -322,75 +288,9 @@ impl Place {
         let ending = Ending { report, killed: killed.get(), ended_at, execution: ended_at - started };
         let mut exit = self.finish(ending).await?;
         let usage = &mut exit.usage;
-        usage.written_bytes = usage.written_bytes.max(limit.written()).max(seen.written_bytes);
-        usage.processes_peak = usage.processes_peak.max(seen.processes);
-        usage.processes_created = usage.processes_created.max(seen.created.into());
+        usage.written_bytes = usage.written_bytes.max(limit.written());
+        seen.tell(usage);
         Ok(exit)
-    }
-
-    /// Puts an end to everything in the place: it stands still, is looked at, and is killed with the first process, so that nothing gets out of the way
-    /// in between. That it is dead, and that nobody is left, is waited for when the place is left, before anything of it is read.
-    async fn end_all(&self, seen: &mut Look) {
-        if let Ok(look) = self.slot.freeze().await {
-            seen.processes = seen.processes.max(look.processes);
-            (seen.written_bytes, seen.created) = (look.written_bytes, look.created);
-        }
-        self.process.get_ref().kill();
-        // In version 1 what stands still does not die.
-        self.slot.thaw();
-    }
-
-    /// Waits for the program's end, and kills it when that is asked for. What is `seen` of it on the way is told.
-    async fn ended(
-        &self,
-        killed: &Killed,
-        switch: &KillSwitch,
-        started: Instant,
-        seen: &mut Look,
-    ) -> io::Result<(Option<Report>, Instant)> {
-        let mut report: Option<Report> = None;
-        let mut ended_at = started;
-        let mut is_reporting = true;
-        // The first report counts: after a failed start, the end of what failed says nothing.
-        let is_over = |report: &Option<Report>| report.as_ref().is_some_and(is_alone);
-        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + PROCESSES_LOOK, PROCESSES_LOOK);
-        loop {
-            tokio::select! {
-                biased;
-                received = next_report(&self.report), if is_reporting => match received? {
-                    Some(message) => {
-                        if report.is_none() {
-                            report = Some(message);
-                            ended_at = Instant::now();
-                        }
-                        if is_over(&report) {
-                            return Ok((report, ended_at));
-                        }
-                        // Whatever is left is killed with the first process, which ends now by itself.
-                    }
-                    None => is_reporting = false,
-                },
-                dead = self.process.readable() => {
-                    dead?.retain_ready();
-                    // What it said last may lie in the socket still.
-                    if report.is_none() && is_reporting {
-                        report = next_report(&self.report).await?;
-                    }
-                    let ended_at = if report.is_some() && ended_at != started { ended_at } else { Instant::now() };
-                    return Ok((report, ended_at));
-                }
-                () = switch.pulled(), if killed.get().is_none() => killed.set(KillReason::Requested),
-                () = killed.pulled() => self.end_all(seen).await,
-                // Most programs end when they are refused a process; those that try for ever would pass as slow.
-                _ = look.tick(), if killed.get().is_none() => {
-                    let usage = self.slot.usage().unwrap_or_default();
-                    seen.processes = seen.processes.max(usage.processes);
-                    if usage.refused_processes > 0 {
-                        killed.set(KillReason::Processes);
-                    }
-                }
-            }
-        }
     }
 
     async fn finish(&mut self, ending: Ending) -> Result<Exit, EnvironmentError> {
@@ -405,14 +305,16 @@ impl Place {
         };
         let usage = self.slot.usage()?;
         let killed = killed.or_else(|| usage.excess());
-        let told = report.filter(|report| report.kind == ReportKind::Ended as u32);
+        let told = report.filter(has_ended);
         let (resident, written) = told.map_or((0, 0), |report| (report.resident_bytes, report.written_bytes));
         let (status, leaked, execution) = match report {
-            Some(report) if report.kind == ReportKind::Ended as u32 => {
+            Some(report) if has_ended(&report) => {
                 let execution = Duration::from_nanos(report.execution_nanoseconds);
                 (exit_status(report.status), report.leaked, execution)
             }
-            Some(report) if report.kind == ReportKind::StartFailed as u32 => return Err(self.start_error(report)),
+            Some(report) if report.kind == ReportKind::StartFailed as u32 => {
+                return Err(self.first.start_error(report));
+            }
             _ => (ExitStatus::Signal(9), 0, execution),
         };
         let collected = if self.spec.collect.is_empty() && self.spec.collector.is_none() {
@@ -442,25 +344,6 @@ impl Place {
                 processes_created: told.map_or(0, |report| report.created.into()),
             },
         })
-    }
-
-    fn start_error(&self, report: Report) -> EnvironmentError {
-        let source = io::Error::from_raw_os_error(report.errno);
-        let name = self.job.name(report.call);
-        match name.strip_prefix("start ") {
-            Some(program) if !name.starts_with("start a ") => {
-                EnvironmentError::Start { program: program.to_owned(), source }
-            }
-            _ => step(name, source),
-        }
-    }
-}
-
-fn exit_status(status: i32) -> ExitStatus {
-    if libc::WIFSIGNALED(status) {
-        ExitStatus::Signal(u8::try_from(libc::WTERMSIG(status)).unwrap_or(u8::MAX))
-    } else {
-        ExitStatus::Code(libc::WEXITSTATUS(status))
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) enum FrameworkChoice {
 pub(super) enum EnvironmentChoice {
     /// Namespaces over a base: the default
     Sandbox,
+    /// Containers of agents that have a Docker engine
+    Docker,
     /// The agent's own host, without isolation; results say so and are not cached
     Host,
 }
@@ -194,6 +196,7 @@ impl TestArguments {
             base: self.base.clone(),
             environment: self.environment.map(|choice| match choice {
                 EnvironmentChoice::Sandbox => EnvironmentKind::Sandbox,
+                EnvironmentChoice::Docker => EnvironmentKind::Docker,
                 EnvironmentChoice::Host => EnvironmentKind::Host,
             }),
             requirements: self.requirements.clone(),

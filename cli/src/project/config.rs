@@ -323,10 +323,11 @@ impl Reader<'_> {
         match value.get_ref().as_str() {
             Some("sandbox") => Ok(EnvironmentKind::Sandbox),
             Some("host") => Ok(EnvironmentKind::Host),
-            _ if self.environments.is_empty() => Err(self.expected(value, "\"sandbox\" or \"host\"")),
+            Some("docker") => Ok(EnvironmentKind::Docker),
+            _ if self.environments.is_empty() => Err(self.expected(value, "\"sandbox\", \"docker\" or \"host\"")),
             _ => {
                 let names: Vec<String> = self.environments.keys().map(|name| format!("{name:?}")).collect();
-                Err(self.expected(value, &format!("\"sandbox\", \"host\" or {}", names.join(" or "))))
+                Err(self.expected(value, &format!("\"sandbox\", \"docker\", \"host\" or {}", names.join(" or "))))
             }
         }
     }

@@ -62,8 +62,8 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
 #[test]
 fn a_value_of_the_wrong_form_is_shown_with_the_right_one() {
     insta::assert_snapshot!(complaint("[test]\nenvironment = \"vm\"\n"), @r#"
-    muster.toml:2:15: `"vm"` is not "sandbox" or "host"
-    hint: write "sandbox" or "host"
+    muster.toml:2:15: `"vm"` is not "sandbox", "docker" or "host"
+    hint: write "sandbox", "docker" or "host"
     "#);
     insta::assert_snapshot!(complaint("[test]\ntimeout = \"soon\"\n"), @r#"
     muster.toml:2:11: `"soon"` is not a number of seconds, or a text like "500ms", "90s" or "5m"

@@ -55,6 +55,7 @@ impl From<EnvironmentKind> for v1::EnvironmentKind {
         match kind {
             EnvironmentKind::Sandbox => Self::Sandbox,
             EnvironmentKind::Host => Self::Host,
+            EnvironmentKind::Docker => Self::Docker,
         }
     }
 }
@@ -63,6 +64,7 @@ fn environment_kind(value: i32) -> Result<EnvironmentKind, ConvertError> {
     match v1::EnvironmentKind::try_from(value) {
         Ok(v1::EnvironmentKind::Sandbox) => Ok(EnvironmentKind::Sandbox),
         Ok(v1::EnvironmentKind::Host) => Ok(EnvironmentKind::Host),
+        Ok(v1::EnvironmentKind::Docker) => Ok(EnvironmentKind::Docker),
         _ => Err(ConvertError::new("environment", "is not a known kind")),
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn variables(command: &CommandSpec, wanted: Variables) -> BTreeMap<St
 /// # Errors
 ///
 /// A command without a program, or with a zero byte somewhere.
-pub(super) fn make_job(
+pub(crate) fn make_job(
     command: &CommandSpec,
     wanted: Variables,
     processes: Option<u32>,

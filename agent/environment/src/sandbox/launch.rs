@@ -157,7 +157,7 @@ fn furnish(host: &Host<'_>) -> Result<Script, EnvironmentError> {
 }
 
 /// Lowers what one process may use. Nothing is raised: that would take a privilege.
-fn limit_resources(script: &mut Script) -> Result<(), EnvironmentError> {
+pub(crate) fn limit_resources(script: &mut Script) -> Result<(), EnvironmentError> {
     for (resource, wanted) in [
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_FSIZE, limits::SANDBOX_FILE_BYTES_MAX),

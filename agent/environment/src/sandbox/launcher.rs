@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,42 +17,11 @@ use super::script::{SealedScript, seal};
 use super::{Identity, JOB_ID, step};
 use crate::EnvironmentError;
 use crate::collect::{Root, Uppers};
+use crate::first_process::FirstProcess;
 use crate::groups::ControlGroup;
 
 /// The program, as the build script made it.
-const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
-
-/// A first process, named by a descriptor so that it can never be mistaken for another. Killed when dropped; its launcher takes it away.
-#[derive(Debug)]
-pub(super) struct FirstProcess {
-    descriptor: OwnedFd,
-}
-
-impl AsRawFd for FirstProcess {
-    fn as_raw_fd(&self) -> RawFd {
-        self.descriptor.as_raw_fd()
-    }
-}
-
-impl AsFd for FirstProcess {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
-
-impl FirstProcess {
-    /// Kills it, and with it everything in its namespace.
-    pub(super) fn kill(&self) {
-        // SAFETY: only a descriptor that we own and numbers are passed.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.descriptor.as_raw_fd(), libc::SIGKILL, 0, 0) };
-    }
-}
-
-impl Drop for FirstProcess {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+pub(crate) const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launcher"));
 
 /// A place that is made, whose first process waits for the program.
 pub(super) struct Made {

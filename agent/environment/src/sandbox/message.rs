@@ -20,7 +20,7 @@ impl Control {
 }
 
 /// Structures that are made of numbers without padding, so that any bytes are a valid one.
-pub(super) trait Message: Copy {}
+pub(crate) trait Message: Copy {}
 impl Message for Answer {}
 impl Message for Report {}
 impl Message for Request {}
@@ -29,7 +29,7 @@ const _: () =
     assert!(size_of::<Answer>() == 24 && size_of::<Report>() == 56 && size_of::<Request>() == 8, "no padding");
 
 /// A pair of sockets that keep messages apart.
-pub(super) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
@@ -39,7 +39,7 @@ pub(super) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 ///
 /// `EPIPE` or `ECONNRESET` when the other side is gone.
-pub(super) fn send<T: Message>(socket: BorrowedFd<'_>, content: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send<T: Message>(socket: BorrowedFd<'_>, content: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut control = Control::new();
     let mut vector = libc::iovec { iov_base: std::ptr::from_ref(content).cast_mut().cast(), iov_len: size_of::<T>() };
     // SAFETY: an all-zero `msghdr` is valid; every pointer put into it outlives the call; `control` has room for as many descriptors as are
@@ -72,7 +72,7 @@ pub(super) fn send<T: Message>(socket: BorrowedFd<'_>, content: &T, descriptors:
 /// # Errors
 ///
 /// `WouldBlock` from a socket that does not block.
-pub(super) fn receive<T: Message>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub(crate) fn receive<T: Message>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut control = Control::new();
     let mut content = MaybeUninit::<T>::zeroed();
     let mut vector = libc::iovec { iov_base: content.as_mut_ptr().cast(), iov_len: size_of::<T>() };
@@ -112,7 +112,7 @@ pub(super) fn receive<T: Message>(socket: BorrowedFd<'_>) -> io::Result<Option<(
 /// # Errors
 ///
 /// What the kernel said.
-pub(super) async fn next_report(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Report>> {
+pub(crate) async fn next_report(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<Report>> {
     use std::os::fd::AsFd;
     loop {
         let mut ready = socket.readable().await?;

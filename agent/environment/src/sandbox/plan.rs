@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::{JOB_ID, landlock, seccomp};
 use muster_model::limits;
@@ -11,6 +11,7 @@ use muster_model::limits;
 use super::protocol::{COUNTERS, DESCRIPTORS_MAX, LOAD, SCRATCH};
 use super::script::{Argument, Script, SealedScript};
 use super::skeleton::Skeleton;
+use crate::layers::{Overlay, check_layer, clean_absolute, overlays, shown_at};
 use crate::{EnvironmentError, EnvironmentSpec, Profile};
 
 // From linux/mount.h.
@@ -19,13 +20,13 @@ const FSCONFIG_SET_STRING: i32 = 1;
 const FSCONFIG_CMD_CREATE: i32 = 6;
 const FSOPEN_CLOEXEC: i32 = 1;
 const FSMOUNT_CLOEXEC: i32 = 1;
-pub(super) const MOUNT_ATTR_RDONLY: u64 = 1;
-pub(super) const MOUNT_ATTR_NOSUID: u64 = 2;
-pub(super) const MOUNT_ATTR_NODEV: u64 = 4;
+pub(crate) const MOUNT_ATTR_RDONLY: u64 = 1;
+pub(crate) const MOUNT_ATTR_NOSUID: u64 = 2;
+pub(crate) const MOUNT_ATTR_NODEV: u64 = 4;
 pub(super) const MOUNT_ATTR_NOEXEC: u64 = 8;
-pub(super) const MOVE_MOUNT_F_EMPTY_PATH: i32 = 4;
-pub(super) const OPEN_TREE_CLONE: u32 = 1;
-pub(super) const AT_RECURSIVE: i32 = 0x8000;
+pub(crate) const MOVE_MOUNT_F_EMPTY_PATH: i32 = 4;
+pub(crate) const OPEN_TREE_CLONE: u32 = 1;
+pub(crate) const AT_RECURSIVE: i32 = 0x8000;
 
 /// Directories to be opened keep these numbers, so that option strings can name them before they are open.
 const FIRST_DIRECTORY: i32 = 100;
@@ -75,12 +76,6 @@ pub(super) struct Plan {
     pub(super) directories: Vec<PathBuf>,
 }
 
-/// An overlay other than the root: where it is shown and what is under it, topmost first.
-struct Overlay {
-    mount_path: PathBuf,
-    lower: Vec<PathBuf>,
-}
-
 /// What the host is like.
 pub(super) struct Host<'a> {
     pub(super) skeleton: &'a Skeleton,
@@ -119,62 +114,6 @@ pub(super) fn make_plan(host: &Host<'_>, shape: &Shape) -> Result<Plan, Environm
     builder.enter_identity(&layers, shape, &working_directory)
 }
 
-/// An absolute path without `.`, `..` or doubled slashes that does not lead into what is ours.
-fn clean_absolute(path: &Path, what: &str) -> Result<PathBuf, EnvironmentError> {
-    let safe = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    let ours = ["/proc", "/dev", "/sys"].iter().any(|own| path.starts_with(own));
-    if !path.is_absolute() || !safe || ours {
-        let reason =
-            if ours { "lies in a directory that the sandbox makes itself" } else { "is not a clean absolute path" };
-        return Err(EnvironmentError::Invalid(format!("{what} {} {reason}", path.display())));
-    }
-    Ok(path.components().collect())
-}
-
-/// Refuses layers whose top would lead our mounts elsewhere.
-fn check_layer(directory: &Path, mount_path: &Path) -> Result<(), EnvironmentError> {
-    for own in ["proc", "dev", "sys", "tmp", "etc", "usr"] {
-        let Ok(inside) = Path::new("/").join(own).strip_prefix(mount_path).map(Path::to_path_buf) else { continue };
-        if fs::symlink_metadata(directory.join(inside)).is_ok_and(|metadata| !metadata.is_dir()) {
-            return Err(EnvironmentError::Invalid(format!("a layer has /{own}, which is not a directory")));
-        }
-    }
-    Ok(())
-}
-
-fn is_real_directory(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
-}
-
-/// Directories of `layers` that are shown at `path`, topmost first. What is not a directory hides the ones beneath it.
-fn shown_at(layers: &[(PathBuf, PathBuf)], path: &Path) -> Vec<PathBuf> {
-    let mut shown = Vec::new();
-    for (directory, mount_path) in layers.iter().rev() {
-        let Ok(inside) = path.strip_prefix(mount_path) else { continue };
-        match look_inside(directory, inside) {
-            Some(true) => shown.push(directory.join(inside)),
-            Some(false) => break,
-            None => {}
-        }
-    }
-    shown
-}
-
-/// Whether a path in a layer is a directory; `None` when there is nothing. A link, a file or a whiteout on the way is none and is not
-/// followed: it would lead out of the layer.
-fn look_inside(directory: &Path, inside: &Path) -> Option<bool> {
-    let mut place = directory.to_path_buf();
-    for part in inside.components() {
-        place.push(part);
-        match fs::symlink_metadata(&place) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Some(false),
-            Err(_) => return None,
-        }
-    }
-    is_real_directory(&place).then_some(true)
-}
-
 /// Where overlays are shown, the root first, and the names of their upper directories.
 fn upper_directories(roots: &[PathBuf]) -> Vec<(PathBuf, String)> {
     let names = std::iter::once(ROOT.to_owned()).chain((0..roots.len()).map(part_name));
@@ -204,14 +143,14 @@ impl Builder<'_> {
         shape: &Shape,
         working_directory: &Path,
     ) -> Result<Plan, EnvironmentError> {
-        let overlays = self.overlays(layers, shape.with_base);
+        let overlays = overlays(self.host.skeleton, layers, shape.with_base);
         let mut roots = vec![PathBuf::from("/")];
         roots.extend(overlays.iter().map(|overlay| overlay.mount_path.clone()));
         let uppers = upper_directories(&roots);
         // One descriptor of a message is the first process's own, and one the tmpfs.
         roots.truncate(DESCRIPTORS_MAX - 2);
         self.script.roots(&roots)?;
-        self.open_counters();
+        open_counters(&mut self.script);
 
         // With the agent's own rights: its directories need not be open to the id that the program runs under.
         let skeleton_root = self.directory(&self.host.skeleton.root(shape.with_base))?;
@@ -276,23 +215,6 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Keeps what the kernel counts of this process and its namespace open: the files can't be opened any more when they are hidden.
-    fn open_counters(&mut self) {
-        for (path, open, keep, number) in [
-            ("/proc/self/io", "open /proc/self/io", "keep /proc/self/io", COUNTERS),
-            ("/proc/loadavg", "open /proc/loadavg", "keep /proc/loadavg", LOAD),
-        ] {
-            let name = self.script.text(path);
-            let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-            self.script.call(open, libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
-            // Not every kernel counts.
-            self.script.tolerate(&[libc::ENOENT]);
-            let opened = self.script.keep_briefly();
-            self.script.call(keep, libc::SYS_dup3, [opened, number.into(), libc::O_CLOEXEC.into()]);
-            self.script.tolerate(&[libc::EBADF, libc::EINVAL]);
-        }
-    }
-
     /// The mounts that the launcher has made: roots of the base, and `/dev`.
     fn ready_mounts(&mut self, overlays: &[Overlay], with_base: bool) -> Result<Vec<Ready>, EnvironmentError> {
         let skeleton = self.host.skeleton;
@@ -305,41 +227,6 @@ impl Builder<'_> {
             ready.push(Ready { mount: self.directory(&skeleton.root(true).join(name))?, name: name.to_owned() });
         }
         Ok(ready)
-    }
-
-    /// Parts of the root that need an overlay of their own: layers shown elsewhere than `/`, and roots of the base that layers lie beneath.
-    fn overlays(&self, layers: &[(PathBuf, PathBuf)], with_base: bool) -> Vec<Overlay> {
-        let mut overlays = Vec::<Overlay>::new();
-        if with_base {
-            let skeleton = self.host.skeleton;
-            for name in skeleton.mounted_roots.iter().chain(&skeleton.linked_roots) {
-                let path = Path::new("/").join(name);
-                let mut lower = shown_at(layers, &path);
-                if !lower.is_empty() {
-                    // A root that is a link on the host (`/lib`) becomes a directory, because a layer has a directory there.
-                    lower.push(fs::canonicalize(&path).unwrap_or_else(|_| path.clone()));
-                    overlays.push(Overlay { mount_path: path, lower });
-                }
-            }
-        }
-        for (_, mount_path) in layers {
-            let known = overlays.iter().any(|overlay| &overlay.mount_path == mount_path);
-            if mount_path != Path::new("/") && !known {
-                let mut lower = shown_at(layers, mount_path);
-                let in_base = self
-                    .host
-                    .skeleton
-                    .mounted_roots
-                    .iter()
-                    .any(|name| mount_path.starts_with(Path::new("/").join(name)));
-                if with_base && in_base && is_real_directory(mount_path) {
-                    lower.push(mount_path.clone());
-                }
-                overlays.push(Overlay { mount_path: mount_path.clone(), lower });
-            }
-        }
-        overlays.sort_by(|left, right| left.mount_path.cmp(&right.mount_path));
-        overlays
     }
 
     /// Opens a directory under a number that is known now.
@@ -518,26 +405,47 @@ impl Builder<'_> {
         self.script.call(step, libc::SYS_close, [mount]);
     }
 
-    /// Gives up every right. The filter of system calls is last: it would forbid what is before it.
+    /// Gives up every right.
     fn finish(&mut self, profile: Profile) -> Result<(), EnvironmentError> {
-        // struct __user_cap_header_struct with _LINUX_CAPABILITY_VERSION_3, then two empty __user_cap_data_struct.
-        let header = self.script.bytes(&[0x2008_0522_u32.to_ne_bytes(), [0; 4]].concat());
-        let none = self.script.bytes(&[0; 24]);
-        self.script.call("give up all capabilities", libc::SYS_capset, [header, none]);
-        self.script.call("hide from the program", libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 0.into()]);
         let arguments = [libc::PR_SET_PDEATHSIG.into(), libc::SIGKILL.into()];
         self.script.call("die with the launcher", libc::SYS_prctl, arguments);
-        landlock::confine(&mut self.script, self.host.landlock);
-        // The tmpfs goes to the agent before it is closed.
-        for (first, last) in [(LOAD + 1, (SCRATCH - 1).into()), (SCRATCH + 1, Argument::Value(u32::MAX.into()))] {
-            let arguments = [first.into(), last, 0.into()];
-            self.script.call("close what is open", libc::SYS_close_range, arguments);
-        }
-        let program = seccomp::filter(profile)?;
-        let count = u16::try_from(program.len()).unwrap_or(u16::MAX);
-        let program = self.script.filter_program(count, &seccomp::bytes(&program));
-        let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), 0.into(), program];
-        self.script.call("filter system calls", libc::SYS_seccomp, arguments);
-        Ok(())
+        give_up_rights(&mut self.script, self.host.landlock, profile)
+    }
+}
+
+/// Gives up every right that is left. The filter of system calls is last: it would forbid what is before it.
+pub(crate) fn give_up_rights(script: &mut Script, landlock: u32, profile: Profile) -> Result<(), EnvironmentError> {
+    // struct __user_cap_header_struct with _LINUX_CAPABILITY_VERSION_3, then two empty __user_cap_data_struct.
+    let header = script.bytes(&[0x2008_0522_u32.to_ne_bytes(), [0; 4]].concat());
+    let none = script.bytes(&[0; 24]);
+    script.call("give up all capabilities", libc::SYS_capset, [header, none]);
+    script.call("hide from the program", libc::SYS_prctl, [libc::PR_SET_DUMPABLE.into(), 0.into()]);
+    landlock::confine(script, landlock);
+    // A sandbox's tmpfs goes to the agent before it is closed.
+    for (first, last) in [(LOAD + 1, (SCRATCH - 1).into()), (SCRATCH + 1, Argument::Value(u32::MAX.into()))] {
+        script.call("close what is open", libc::SYS_close_range, [first.into(), last, 0.into()]);
+    }
+    let program = seccomp::filter(profile)?;
+    let count = u16::try_from(program.len()).unwrap_or(u16::MAX);
+    let program = script.filter_program(count, &seccomp::bytes(&program));
+    let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), 0.into(), program];
+    script.call("filter system calls", libc::SYS_seccomp, arguments);
+    Ok(())
+}
+
+/// Keeps what the kernel counts of this process and its namespace open: the files can't be opened any more when they are hidden.
+pub(crate) fn open_counters(script: &mut Script) {
+    for (path, open, keep, number) in [
+        ("/proc/self/io", "open /proc/self/io", "keep /proc/self/io", COUNTERS),
+        ("/proc/loadavg", "open /proc/loadavg", "keep /proc/loadavg", LOAD),
+    ] {
+        let name = script.text(path);
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        script.call(open, libc::SYS_openat, [libc::AT_FDCWD.into(), name, flags.into()]);
+        // Not every kernel counts.
+        script.tolerate(&[libc::ENOENT]);
+        let opened = script.keep_briefly();
+        script.call(keep, libc::SYS_dup3, [opened, number.into(), libc::O_CLOEXEC.into()]);
+        script.tolerate(&[libc::EBADF, libc::EINVAL]);
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use super::{HOME, JOB_ID};
+use super::HOME;
 use crate::base;
 use crate::owned::SharedDirectory;
 
@@ -26,26 +26,26 @@ const ROOT_BARE: &str = "bare";
 
 /// The directories, kept from being removed.
 #[derive(Debug)]
-pub(super) struct Skeleton {
+pub(crate) struct Skeleton {
     directory: SharedDirectory,
     /// The tops of the host's roots that are directories of their own, such as `usr`, without the first slash.
-    pub(super) mounted_roots: Vec<String>,
+    pub(crate) mounted_roots: Vec<String>,
     /// The tops of the host's roots that are links, such as `bin`.
-    pub(super) linked_roots: Vec<String>,
+    pub(crate) linked_roots: Vec<String>,
 }
 
 impl Skeleton {
-    /// Finds the directories in `parent`, or makes them there.
-    pub(super) fn open(parent: &Path, roots: &[PathBuf], owner: Option<(u32, u32)>) -> io::Result<Self> {
+    /// Finds the directories in `parent`, or makes them there. The user that programs are has the number `job`, as they see it.
+    pub(crate) fn open(parent: &Path, roots: &[PathBuf], owner: Option<(u32, u32)>, job: u32) -> io::Result<Self> {
         let tops = Tops::find(roots)?;
-        let name = identity(&tops, owner)?;
-        let directory = SharedDirectory::open(parent, PREFIX, &name, |directory| fill(directory, &tops, owner))?;
+        let name = identity(&tops, owner, job)?;
+        let directory = SharedDirectory::open(parent, PREFIX, &name, |directory| fill(directory, &tops, owner, job))?;
         let linked_roots = tops.linked.into_iter().map(|(name, _)| name).collect();
         Ok(Self { directory, mounted_roots: tops.mounted, linked_roots })
     }
 
     /// The lowest layer of roots with or without the host's base.
-    pub(super) fn root(&self, with_base: bool) -> PathBuf {
+    pub(crate) fn root(&self, with_base: bool) -> PathBuf {
         self.directory.path().join(if with_base { ROOT_WITH_BASE } else { ROOT_BARE })
     }
 
@@ -90,11 +90,11 @@ impl Tops {
 }
 
 /// A name for what [`fill`] would make.
-fn identity(tops: &Tops, owner: Option<(u32, u32)>) -> io::Result<String> {
+fn identity(tops: &Tops, owner: Option<(u32, u32)>, job: u32) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(include_bytes!("skeleton.rs"));
     hasher.update(&fs::read("/proc/sys/kernel/random/boot_id")?);
-    hasher.update(format!("{owner:?} {:?} {:?}", tops.mounted, tops.linked).as_bytes());
+    hasher.update(format!("{owner:?} {job} {:?} {:?}", tops.mounted, tops.linked).as_bytes());
     for root in &tops.copied {
         hash_status(&mut hasher, root)?;
     }
@@ -130,12 +130,12 @@ fn hash_status(hasher: &mut blake3::Hasher, path: &Path) -> io::Result<()> {
 }
 
 /// Makes everything in an empty directory.
-fn fill(directory: &Path, tops: &Tops, owner: Option<(u32, u32)>) -> io::Result<()> {
+fn fill(directory: &Path, tops: &Tops, owner: Option<(u32, u32)>, job: u32) -> io::Result<()> {
     DirBuilder::new().mode(0o755).create(directory.join(MOUNT_POINT))?;
     fill_devices(&directory.join(DEVICES_SHOWN))?;
     let roots = [directory.join(ROOT_WITH_BASE), directory.join(ROOT_BARE)];
     for root in &roots {
-        fill_common(root)?;
+        fill_common(root, job)?;
     }
     let [with_base, _] = &roots;
     for root in &tops.copied {
@@ -184,7 +184,7 @@ fn set_modes(root: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn fill_common(root: &Path) -> io::Result<()> {
+fn fill_common(root: &Path, id: u32) -> io::Result<()> {
     fs::create_dir(root)?;
     for name in FIXED {
         fs::create_dir(root.join(name))?;
@@ -198,7 +198,6 @@ fn fill_common(root: &Path) -> io::Result<()> {
     symlink("/run", root.join("var/run"))?;
     symlink("/run/lock", root.join("var/lock"))?;
     let etc = root.join("etc");
-    let id = JOB_ID;
     let files = [
         (
             "passwd",

@@ -4,7 +4,6 @@
 //! and makes the next place of the same shape, all on a thread of its own: whoever asks for such a place finds one ready. Nothing that a
 //! program could have changed is used again; what is, says [`launch`](super::launch): mounts that can't be written, an empty network, a name.
 
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -18,17 +17,16 @@ use tokio::sync::{Notify, oneshot};
 use super::launch::LaunchScripts;
 use super::launcher::{Launcher, Made, Reaped};
 use super::plan::Plan;
+use super::protocol::Report;
 use super::{Identity, step};
 use crate::EnvironmentError;
+use crate::first_process::Overseer;
 use crate::groups::{ControlGroup, GroupUsage, Groups};
 
 /// Slots that are being made ready for their next use, beyond as many as are in use, before another slot waits for one of them instead of
 /// being added.
 const RETIRING_SLOTS_MAX: usize = 2;
 
-/// How often, and how long apart, it is looked whether everything stands still. What the kernel can't stop in that time is killed as it is.
-const FREEZE_LOOKS: u32 = 20;
-const FREEZE_PAUSE: Duration = Duration::from_millis(1);
 /// How often, and how long apart, it is looked whether a group is empty.
 const EMPTY_LOOKS: u32 = 1000;
 const EMPTY_PAUSE: Duration = Duration::from_millis(10);
@@ -239,35 +237,6 @@ fn make_ready(launcher: &mut Launcher, place: u32, again: Option<Arc<Plan>>) -> 
     Ok(launcher.make(&plan).ok().map(|made| Ahead { made, directories }))
 }
 
-/// What is seen of processes that stand still.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Look {
-    /// How many there are, the first process not among them.
-    pub(super) processes: u32,
-    /// Bytes that they and the dead among them wrote.
-    pub(super) written_bytes: u64,
-    /// The newest number among them in their own namespace, less the first process's: so many were started at least.
-    pub(super) created: u32,
-}
-
-impl Look {
-    /// Looks at processes; at those that are gone, or that may not be looked at, it does not.
-    fn at(processes: &[u32]) -> Self {
-        let mut look =
-            Self { processes: u32::try_from(processes.len()).unwrap_or(u32::MAX).saturating_sub(1), ..Self::default() };
-        for process in processes {
-            let read = |name| fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_default();
-            let written = read("io").lines().find_map(|line| line.strip_prefix("wchar: ")?.trim().parse::<u64>().ok());
-            look.written_bytes = look.written_bytes.saturating_add(written.unwrap_or(0));
-            let status = read("status");
-            let names = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-            let own = names.and_then(|names| names.split_whitespace().next_back()?.parse::<u32>().ok());
-            look.created = look.created.max(own.unwrap_or(0).saturating_sub(1));
-        }
-        look
-    }
-}
-
 /// A slot that goes back to the others when dropped.
 pub(super) struct SlotLease {
     slot: Option<Slot>,
@@ -334,31 +303,6 @@ impl SlotLease {
         Ok(lock(&self.slot.as_ref().ok_or_else(gone)?.group).usage())
     }
 
-    /// Has everything stand still, as far as this machine can and for as long as [`Self::thaw`] is not called, and looks at it.
-    ///
-    /// # Errors
-    ///
-    /// When the slot was given back.
-    pub(super) async fn freeze(&self) -> Result<Look, EnvironmentError> {
-        let slot = self.slot.as_ref().ok_or_else(gone)?;
-        if lock(&slot.group).freeze() {
-            for _ in 0..FREEZE_LOOKS {
-                if lock(&slot.group).is_frozen() {
-                    break;
-                }
-                tokio::time::sleep(FREEZE_PAUSE).await;
-            }
-        }
-        Ok(Look::at(&self.others()?))
-    }
-
-    /// Lets everything go on, or die.
-    pub(super) fn thaw(&self) {
-        if let Some(slot) = &self.slot {
-            lock(&slot.group).thaw();
-        }
-    }
-
     /// The processes in the group besides the launcher.
     fn others(&self) -> Result<Vec<u32>, EnvironmentError> {
         let slot = self.slot.as_ref().ok_or_else(gone)?;
@@ -395,6 +339,34 @@ impl SlotLease {
 
 fn gone() -> EnvironmentError {
     EnvironmentError::Invalid("the slot was given back".into())
+}
+
+impl Overseer for SlotLease {
+    fn usage(&self) -> GroupUsage {
+        Self::usage(self).unwrap_or_default()
+    }
+
+    fn is_enough(&self, report: &Report) -> bool {
+        super::is_alone(report)
+    }
+
+    fn freeze(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| lock(&slot.group).freeze())
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| lock(&slot.group).is_frozen())
+    }
+
+    fn thaw(&self) {
+        if let Some(slot) = &self.slot {
+            lock(&slot.group).thaw();
+        }
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.others().unwrap_or_default()
+    }
 }
 
 impl Drop for SlotLease {

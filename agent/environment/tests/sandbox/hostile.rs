@@ -15,14 +15,60 @@ use tokio::sync::mpsc;
 
 use self::canaries::Canaries;
 use self::table::{Judge, Row, TABLE};
-use crate::support::{Place, hostile_program, program};
+use crate::containers::Containers;
+use crate::support::{Place, finish, give, hostile_program, program, stage};
 
 const PROCESSES: u32 = 64;
 const MEMORY_BYTES: u64 = 128 * 1024 * 1024;
 
+/// Where hostile programs run.
+enum Home {
+    Sandbox(Place),
+    Containers(Containers),
+}
+
+impl Home {
+    fn driver(&self) -> &dyn Environment {
+        match self {
+            Self::Sandbox(place) => &place.sandbox,
+            Self::Containers(containers) => &containers.driver,
+        }
+    }
+
+    fn owner(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Sandbox(place) => place.sandbox.owner(),
+            Self::Containers(containers) => Some(containers.driver.owner()),
+        }
+    }
+
+    fn directory(&self) -> &Path {
+        match self {
+            Self::Sandbox(place) => place.directory.path(),
+            Self::Containers(containers) => containers.directory.path(),
+        }
+    }
+
+    /// Containers start a thousand times slower.
+    fn fewer(&self, count: usize) -> usize {
+        match self {
+            Self::Sandbox(_) => count,
+            Self::Containers(_) => count / 10,
+        }
+    }
+
+    /// A part of the time that a place takes to be made.
+    fn moment(&self) -> Duration {
+        match self {
+            Self::Sandbox(_) => Duration::from_micros(200),
+            Self::Containers(_) => Duration::from_millis(40),
+        }
+    }
+}
+
 /// A place with a layer that holds the hostile program and an input, and canaries outside.
 struct Stage {
-    place: Place,
+    home: Home,
     layer: StagedLayer,
     canaries: Canaries,
 }
@@ -30,13 +76,17 @@ struct Stage {
 type Ran = Result<(Exit, String), EnvironmentError>;
 
 impl Stage {
-    fn new() -> Self {
-        let place = Place::new();
-        let layer = place.layer("hostile", &[("/project/input", "input\n"), ("/hostile/.keep", "")]);
+    fn new(home: Home) -> Self {
+        let files = [("/project/input", "input\n"), ("/hostile/.keep", "")];
+        let layer = stage(home.directory(), "hostile", &files);
         fs::copy(hostile_program(), layer.directory.join("hostile/hostile")).expect("a copy");
-        place.give(&layer.directory);
-        let canaries = Canaries::new(&place);
-        Self { place, layer, canaries }
+        give(&layer.directory, home.owner());
+        let canaries = Canaries::new(home.directory());
+        Self { home, layer, canaries }
+    }
+
+    async fn finish(&self, spec: EnvironmentSpec) -> Ran {
+        finish(self.home.driver(), spec, KillSwitch::default()).await
     }
 
     fn spec(&self, action: &str) -> EnvironmentSpec {
@@ -48,23 +98,23 @@ impl Stage {
     }
 
     async fn run(&self, action: &str) -> Ran {
-        self.place.run(self.spec(action)).await
+        self.finish(self.spec(action)).await
     }
 
     async fn collect(&self, action: &str, files: &[&str]) -> Ran {
         let mut spec = self.spec(action);
         spec.collect = files.iter().map(PathBuf::from).collect();
-        self.place.run(spec).await
+        self.finish(spec).await
     }
 
     /// A layer with something in it that leads elsewhere, and what becomes of the program above it.
     async fn above(&self, name: &str, action: &str, fill: impl FnOnce(&Path)) -> Ran {
-        let odd = self.place.layer(name, &[]);
+        let odd = stage(self.home.directory(), name, &[]);
         fill(&odd.directory);
-        self.place.give(&odd.directory);
+        give(&odd.directory, self.home.owner());
         let mut spec = self.spec(action);
         spec.layers.push(odd);
-        self.place.run(spec).await
+        self.finish(spec).await
     }
 
     fn input(&self) -> String {
@@ -174,14 +224,14 @@ async fn judge_ends(stage: &Stage, id: &str) -> Result<(), String> {
         "H37" => {
             let (switch, puller) = (KillSwitch::default(), KillSwitch::clone);
             let pulled = puller(&switch);
-            let prepared = stage.place.sandbox.prepare(stage.spec(id)).await.map_err(|error| error.to_string())?;
+            let prepared = stage.home.driver().prepare(stage.spec(id)).await.map_err(|error| error.to_string())?;
             let (sender, mut receiver) = mpsc::channel(16);
             let pull = async {
                 receiver.recv().await;
                 pulled.pull();
                 receiver
             };
-            let (exit, _receiver) = tokio::join!(stage.place.sandbox.run(prepared, sender, switch), pull);
+            let (exit, _receiver) = tokio::join!(stage.home.driver().run(prepared, sender, switch), pull);
             let exit = exit.map_err(|error| error.to_string())?;
             expect((exit.killed, exit.status) == (Some(KillReason::Requested), ExitStatus::Signal(9)), exit)
         }
@@ -196,7 +246,7 @@ async fn judge_ends(stage: &Stage, id: &str) -> Result<(), String> {
             expect(text.starts_with("core false\n") && exit.leaked_processes == 1, (exit, text))
         }
         "H50" => {
-            for _ in 0..100 {
+            for _ in 0..stage.home.fewer(100) {
                 run("H50").await?;
                 holds(stage.run("H50-look").await)?;
             }
@@ -204,12 +254,12 @@ async fn judge_ends(stage: &Stage, id: &str) -> Result<(), String> {
         }
         "H51" => {
             for step in 0..20 {
-                let patience = Duration::from_micros(step * 200);
-                let cancelled = tokio::time::timeout(patience, stage.place.sandbox.prepare(stage.spec("H37"))).await;
+                let patience = stage.home.moment() * step;
+                let cancelled = tokio::time::timeout(patience, stage.home.driver().prepare(stage.spec("H37"))).await;
                 if let Ok(prepared) = cancelled {
                     let (sender, _receiver) = mpsc::channel(1);
                     let prepared = prepared.map_err(|error| error.to_string())?;
-                    let run = stage.place.sandbox.run(prepared, sender, KillSwitch::default());
+                    let run = stage.home.driver().run(prepared, sender, KillSwitch::default());
                     expect(tokio::time::timeout(patience, run).await.is_err(), "it never ends by itself")?;
                 }
             }
@@ -221,9 +271,20 @@ async fn judge_ends(stage: &Stage, id: &str) -> Result<(), String> {
 
 #[tokio::test]
 async fn t1_1_every_hostile_action_is_held() {
-    let mut stage = Stage::new();
-    let readiness = stage.place.sandbox.check_readiness().expect("sandboxes work here");
+    let place = Place::new();
+    let readiness = place.sandbox.check_readiness().expect("sandboxes work here");
     assert_eq!(readiness.notes, Vec::<String>::new(), "limits are part of the table");
+    everything_is_held(Stage::new(Home::Sandbox(place))).await;
+}
+
+#[tokio::test]
+async fn t1_1_every_hostile_action_is_held_in_containers() {
+    let stage = Stage::new(Home::Containers(Containers::new()));
+    stage.home.driver().check_readiness().expect("containers work here");
+    everything_is_held(stage).await;
+}
+
+async fn everything_is_held(mut stage: Stage) {
     let mut failed = Vec::new();
     for Row { id, action, judge: by, .. } in TABLE {
         println!("{id}");
@@ -242,7 +303,7 @@ async fn t1_1_every_hostile_action_is_held() {
 
 #[tokio::test]
 async fn t1_2_refused_calls_are_refused_and_150_others_reach_the_kernel() {
-    let stage = Stage::new();
+    let stage = Stage::new(Home::Sandbox(Place::new()));
     for action in ["refused", "allowed"] {
         let (exit, text) = stage.run(action).await.expect("an exit");
         assert_eq!(exit.status, ExitStatus::Code(0), "{action}: {text}");
@@ -251,28 +312,36 @@ async fn t1_2_refused_calls_are_refused_and_150_others_reach_the_kernel() {
 
 #[tokio::test]
 async fn a_debugger_may_trace_under_its_own_profile_only() {
-    let stage = Stage::new();
+    let stage = Stage::new(Home::Sandbox(Place::new()));
     let script = "perl -e 'require \"syscall.ph\" if 0; exit(syscall(101, 0, 0, 0, 0) == 0 ? 0 : 1)'";
     for (profile, code) in [(Profile::Strict, 1), (Profile::Debug, 0)] {
         let mut spec = crate::support::shell(script);
         spec.profile = profile;
-        let (exit, text) = stage.place.run(spec).await.expect("an exit");
+        let (exit, text) = stage.finish(spec).await.expect("an exit");
         assert_eq!(exit.status, ExitStatus::Code(code), "{profile:?}: {text}");
     }
 }
 
 #[tokio::test]
 async fn t1_4_a_hundred_hostile_programs_are_dead_when_their_end_is_told() {
-    let stage = Stage::new();
+    ends_are_told_when_all_are_dead(Stage::new(Home::Sandbox(Place::new()))).await;
+}
+
+#[tokio::test]
+async fn t1_4_hostile_programs_in_containers_are_dead_when_their_end_is_told() {
+    ends_are_told_when_all_are_dead(Stage::new(Home::Containers(Containers::new()))).await;
+}
+
+async fn ends_are_told_when_all_are_dead(stage: Stage) {
     let mut times = Vec::new();
-    for number in 0..100 {
+    for number in 0..stage.home.fewer(100) {
         let switch = KillSwitch::default();
         let action = ["H37", "H29", "H28"][number % 3];
         // Other tests run the same program at the same time.
-        let marker = format!("t1.4-{}-{number}", stage.place.directory.path().display());
+        let marker = format!("t1.4-{}-{number}", stage.home.directory().display());
         let mut spec = stage.spec(action);
         spec.command.arguments.push(marker.clone());
-        let prepared = stage.place.sandbox.prepare(spec).await.expect("a place");
+        let prepared = stage.home.driver().prepare(spec).await.expect("a place");
         let (sender, mut receiver) = mpsc::channel(16);
         let pulled = switch.clone();
         let pull = async {
@@ -284,13 +353,14 @@ async fn t1_4_a_hundred_hostile_programs_are_dead_when_their_end_is_told() {
             while receiver.recv().await.is_some() {}
             pulled_at
         };
-        let (exit, pulled_at) = tokio::join!(stage.place.sandbox.run(prepared, sender, switch), pull);
+        let (exit, pulled_at) = tokio::join!(stage.home.driver().run(prepared, sender, switch), pull);
         times.push(pulled_at.elapsed());
         exit.expect("an exit");
         assert_eq!(crate::support::marked(&marker), 0, "nothing lives on");
     }
     times.sort_unstable();
-    println!("from the switch to the last death: p50 {:?}, p99 {:?}", times[50], times[98]);
+    let [middle, last] = [50, 99].map(|part| times[times.len() * part / 100]);
+    println!("from the switch to the last death: p50 {middle:?}, p99 {last:?}");
 }
 
 /// The published table.

@@ -17,7 +17,7 @@ pub(crate) const AGENTS_KILLED_VARIABLE: &str = "MUSTER_AGENTS_KILLED";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for the number of marked processes to be right.
-fn wait_for(marker: &str, is_right: impl Fn(usize) -> bool) {
+pub(crate) fn wait_for(marker: &str, is_right: impl Fn(usize) -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_right(marked(marker)) {
         assert!(Instant::now() < deadline, "there are {} processes", marked(marker));

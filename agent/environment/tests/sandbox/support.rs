@@ -34,26 +34,14 @@ impl Place {
 
     /// Stages a layer of files at absolute paths, owned as the driver wants it.
     pub(crate) fn layer(&self, name: &str, files: &[(&str, &str)]) -> StagedLayer {
-        let root = self.directory.path().join(name);
-        fs::create_dir(&root).expect("a layer");
-        for (path, content) in files {
-            let path = root.join(path.trim_start_matches('/'));
-            fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
-            fs::write(path, content).expect("a file");
-        }
-        self.give(&root);
-        StagedLayer { directory: root, mount_path: "/".into() }
+        let layer = stage(self.directory.path(), name, files);
+        self.give(&layer.directory);
+        layer
     }
 
     /// Hands a tree to the user that programs run under.
     pub(crate) fn give(&self, path: &Path) {
-        let Some((uid, gid)) = self.sandbox.owner() else { return };
-        lchown(path, Some(uid), Some(gid)).expect("root may");
-        if fs::symlink_metadata(path).expect("it is there").is_dir() {
-            for entry in fs::read_dir(path).expect("a directory") {
-                self.give(&entry.expect("an entry").path());
-            }
-        }
+        give(path, self.sandbox.owner());
     }
 
     pub(crate) async fn run(&self, spec: EnvironmentSpec) -> Result<(Exit, String), EnvironmentError> {
@@ -65,11 +53,43 @@ impl Place {
         spec: EnvironmentSpec,
         kill: KillSwitch,
     ) -> Result<(Exit, String), EnvironmentError> {
-        let prepared = self.sandbox.prepare(spec).await?;
-        let (sender, receiver) = mpsc::channel(16);
-        let (exit, text) = tokio::join!(self.sandbox.run(prepared, sender, kill), read(receiver));
-        Ok((exit?, text))
+        finish(&self.sandbox, spec, kill).await
     }
+}
+
+/// Writes files at absolute paths into a new directory.
+pub(crate) fn stage(directory: &Path, name: &str, files: &[(&str, &str)]) -> StagedLayer {
+    let root = directory.join(name);
+    fs::create_dir(&root).expect("a layer");
+    for (path, content) in files {
+        let path = root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
+        fs::write(path, content).expect("a file");
+    }
+    StagedLayer { directory: root, mount_path: "/".into() }
+}
+
+/// Hands a tree to a user and group.
+pub(crate) fn give(path: &Path, owner: Option<(u32, u32)>) {
+    let Some((uid, gid)) = owner else { return };
+    lchown(path, Some(uid), Some(gid)).expect("root may");
+    if fs::symlink_metadata(path).expect("it is there").is_dir() {
+        for entry in fs::read_dir(path).expect("a directory") {
+            give(&entry.expect("an entry").path(), owner);
+        }
+    }
+}
+
+/// Makes a place and runs its program to the end; gives the output of both streams.
+pub(crate) async fn finish(
+    driver: &dyn Environment,
+    spec: EnvironmentSpec,
+    kill: KillSwitch,
+) -> Result<(Exit, String), EnvironmentError> {
+    let prepared = driver.prepare(spec).await?;
+    let (sender, receiver) = mpsc::channel(16);
+    let (exit, text) = tokio::join!(driver.run(prepared, sender, kill), read(receiver));
+    Ok((exit?, text))
 }
 
 impl Drop for Place {

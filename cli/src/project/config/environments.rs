@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [environment.db]
-//! kind = "sandbox"
+//! kind = "sandbox"                # or "docker"
 //! image = "debian-12"             # a name, or a digest that `muster image import` printed
 //!
 //! [environment.db.service.postgres]
@@ -99,7 +99,7 @@ impl Reader<'_> {
         let mut environments = BTreeMap::new();
         for (key, value) in self.table(value)? {
             let name = key.get_ref().to_string();
-            if ["sandbox", "host"].contains(&name.as_str()) {
+            if ["sandbox", "docker", "host"].contains(&name.as_str()) {
                 let hint = format!("call it something else, as in [environment.{name}-with-services]");
                 return Err(self.error(key.span(), format!("`{name}` is a kind of environment"), hint));
             }
@@ -129,6 +129,10 @@ impl Reader<'_> {
         }
         if let (Some((key, _)), EnvironmentKind::Host) = (services.first(), environment.kind) {
             let message = "a bare host has no network for services of its own".to_owned();
+            return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
+        }
+        if let (Some((key, _)), EnvironmentKind::Docker) = (services.first(), environment.kind) {
+            let message = "containers do not share a network with services yet".to_owned();
             return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
         }
         if let Some(key) = image {

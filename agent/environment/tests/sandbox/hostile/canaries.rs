@@ -5,10 +5,8 @@ use std::io;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-
-use crate::support::Place;
 
 const SECRET: &str = "the host's secret";
 const PATTERN: &str = "/proc/sys/kernel/core_pattern";
@@ -24,8 +22,8 @@ pub(super) struct Canaries {
 }
 
 impl Canaries {
-    pub(super) fn new(place: &Place) -> Self {
-        let directory = place.directory.path().join("canaries");
+    pub(super) fn new(parent: &Path) -> Self {
+        let directory = parent.join("canaries");
         fs::create_dir(&directory).expect("a directory");
         let file = directory.join("key");
         fs::write(&file, SECRET).expect("a file");

@@ -1,0 +1,179 @@
+//! The same programs in containers of a Docker engine.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use muster_environment::{
+    DockerConfig, DockerEnvironment, Environment, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch,
+    StagedLayer,
+};
+use tempfile::TempDir;
+
+use crate::engine::Engine;
+use crate::kills::wait_for;
+use crate::support::{finish, give, program, shell, stage};
+
+/// A driver with an engine and directories of its own.
+pub(crate) struct Containers {
+    // Dropped before the engine and the directory that it is in.
+    pub(crate) driver: DockerEnvironment,
+    pub(crate) directory: TempDir,
+    pub(crate) engine: Engine,
+}
+
+impl Containers {
+    pub(crate) fn new() -> Self {
+        let engine = Engine::start();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let driver = driver(&engine, directory.path());
+        Self { driver, directory, engine }
+    }
+
+    fn layer(&self, name: &str, files: &[(&str, &str)]) -> StagedLayer {
+        let layer = stage(self.directory.path(), name, files);
+        give(&layer.directory, Some(self.driver.owner()));
+        layer
+    }
+
+    async fn run(&self, spec: EnvironmentSpec) -> (Exit, String) {
+        finish(&self.driver, spec, KillSwitch::default()).await.unwrap_or_else(|error| {
+            panic!("{error}: {:?}\n{}", std::error::Error::source(&error), self.engine.log());
+        })
+    }
+}
+
+pub(crate) fn driver(engine: &Engine, directory: &Path) -> DockerEnvironment {
+    let config = DockerConfig::new(engine.socket(), directory.join("places"), directory.join("shared"));
+    DockerEnvironment::new(config).expect("a driver")
+}
+
+#[tokio::test]
+async fn containers_run_programs_as_sandboxes_do() {
+    let containers = Containers::new();
+    let readiness = containers.driver.check_readiness().expect("containers work here");
+    let expected = |note: &String| note.starts_with("docker: runtime") || note.starts_with("docker: limits: swap");
+    assert!(readiness.notes.iter().all(expected), "{readiness:?}");
+
+    let layer = containers.layer("package", &[("/project/file", "old"), ("/opt/tool/data", "data")]);
+    let mut spec =
+        shell("cat file /opt/tool/data && echo new >file && cat file && id -u && id -un && pwd && cp file result");
+    spec.layers.push(layer.clone());
+    spec.collect.push("/project/result".into());
+    let (exit, text) = containers.run(spec).await;
+    let uid = containers.driver.owner().0;
+    assert_eq!(text, format!("olddatanew\n{uid}\nmuster\n/project\n"), "{exit:?}");
+    assert_eq!((exit.status, exit.killed, exit.leaked_processes), (ExitStatus::Code(0), None, 0));
+    assert_eq!(exit.collected, [("/project/result".into(), b"new\n".to_vec())]);
+    assert!(exit.usage.memory_peak_bytes > 0 && exit.usage.written_bytes > 0, "{:?}", exit.usage);
+    assert_eq!(fs::read_to_string(layer.directory.join("project/file")).expect("the file"), "old");
+
+    for (script, expected) in [("exit 255", ExitStatus::Code(255)), ("kill -SEGV $$", ExitStatus::Signal(11))] {
+        assert_eq!(containers.run(shell(script)).await.0.status, expected, "{script}");
+    }
+    let (exit, _) = containers.run(shell("setsid sleep 600 & sleep 0.1")).await;
+    assert_eq!((exit.status, exit.leaked_processes), (ExitStatus::Code(0), 1));
+    let missing = finish(&containers.driver, program(&["/missing"]), KillSwitch::default()).await;
+    assert!(matches!(missing, Err(muster_environment::EnvironmentError::Start { .. })), "{missing:?}");
+    // Only the image with the links of the base stays, for the next one.
+    assert_eq!(containers.engine.labelled().lines().count(), 1);
+    let Containers { driver, directory, engine } = containers;
+    drop(driver);
+    assert_eq!(engine.labelled(), "");
+    assert_eq!(fs::read_dir(directory.path().join("places")).expect("the directory").count(), 0);
+}
+
+#[tokio::test]
+async fn limits_of_containers_are_verdicts() {
+    let containers = Containers::new();
+    let mut spec = program(&["perl", "-e", "my $x = 'x' x (200 * 1024 * 1024); print 'survived'"]);
+    spec.memory_bytes = 64 * 1024 * 1024;
+    let (exit, text) = containers.run(spec.clone()).await;
+    assert_eq!((exit.killed, text.as_str()), (Some(KillReason::Memory), ""));
+    assert!(exit.usage.memory_peak_bytes > 0);
+    spec.command.arguments = vec!["sh".into(), "-c".into(), "head -c 200M /dev/zero > /dev/shm/x; echo $?".into()];
+    let (exit, _) = containers.run(spec).await;
+    assert_ne!((exit.killed, exit.status), (None, ExitStatus::Code(0)), "memory in a tmpfs counts");
+
+    let mut spec = program(&["perl", "-e", "while (1) { defined(my $p = fork) or next; $p or sleep 600 }"]);
+    spec.processes = 20;
+    let (exit, _) = containers.run(spec).await;
+    assert_eq!(exit.killed, Some(KillReason::Processes));
+
+    let mut spec = shell("yes");
+    spec.output_bytes = 100_000;
+    let (exit, text) = containers.run(spec).await;
+    assert_eq!((exit.killed, text.len()), (Some(KillReason::Output), 100_000));
+
+    let switch = KillSwitch::default();
+    switch.pull();
+    let ended = finish(&containers.driver, shell("kill -STOP 1; kill -STOP $$"), switch).await;
+    assert_eq!(ended.expect("an exit").0.killed, Some(KillReason::Requested));
+    assert_eq!(containers.engine.docker(&["ps", "--all", "--quiet"]), "");
+}
+
+/// Where the engine of an agent is that will be killed, and its directory, and what its program is called.
+const AGENT: [&str; 3] = ["MUSTER_CONTAINERS_ENGINE", "MUSTER_CONTAINERS_DIRECTORY", "MUSTER_CONTAINERS_MARKER"];
+
+/// Not a test of its own: what is killed below.
+#[tokio::test]
+async fn containers_of_an_agent_that_will_be_killed() {
+    let [Some(socket), Some(directory), Some(marker)] = AGENT.map(std::env::var_os) else { return };
+    let directory = Path::new(&directory);
+    let config = DockerConfig::new(socket.into(), directory.join("places"), directory.join("shared"));
+    let driver = DockerEnvironment::new(config).expect("a driver");
+    let script = format!("setsid sleep {0} & sleep {0}", marker.to_string_lossy());
+    let ended = finish(&driver, shell(&script), KillSwitch::default()).await;
+    panic!("nobody has killed it: {ended:?}");
+}
+
+#[test]
+fn containers_of_a_killed_agent_end_at_once_and_are_removed_by_whoever_comes_next() {
+    let engine = Engine::start();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let [own, other] = ["own", "other"].map(|name| directory.path().join(name));
+    for (number, next) in [&own, &other].into_iter().enumerate() {
+        let marker = format!("600.3{:010}{number}", std::process::id());
+        let values = [engine.socket().into_os_string(), own.clone().into_os_string(), marker.clone().into()];
+        let mut agent = Command::new(std::env::current_exe().expect("a program"))
+            .args(["--exact", "containers::containers_of_an_agent_that_will_be_killed"])
+            .envs(AGENT.into_iter().zip(values))
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        wait_for(&marker, |count| count >= 2);
+        drop(driver(&engine, &other));
+        wait_for(&marker, |count| count >= 2);
+        assert_ne!(engine.labelled(), "", "what lives is left alone");
+        agent.kill().expect("it is ours");
+        agent.wait().expect("it is ours");
+        // Nobody has done anything yet but the kernel.
+        wait_for(&marker, |count| count == 0);
+        assert_ne!(engine.labelled(), "");
+        drop(driver(&engine, next));
+        assert_eq!(engine.labelled(), "");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        assert!(!mounts.contains(&*own.to_string_lossy()), "{mounts}");
+        assert_eq!(fs::read_dir(own.join("places")).expect("the directory").count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn containers_that_nobody_waits_for_go() {
+    let containers = Containers::new();
+    containers.run(shell("true")).await;
+    let images = containers.engine.labelled();
+    drop(containers.driver.prepare(shell("true")).await.expect("a place"));
+    let switch = KillSwitch::default();
+    let prepared = containers.driver.prepare(shell("sleep 600")).await.expect("a place");
+    let (sender, _receiver) = tokio::sync::mpsc::channel(1);
+    let run = containers.driver.run(prepared, sender, switch);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(20), run).await.is_err(), "it sleeps");
+    // What is dropped is taken away by another thread.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while containers.engine.labelled() != images {
+        assert!(std::time::Instant::now() < deadline, "{}", containers.engine.docker(&["ps", "--all"]));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(containers.engine.docker(&["ps", "--all", "--quiet"]), "");
+}
