@@ -84,7 +84,7 @@ fn targets(connection: &Connection, run: RunId) -> Result<Vec<v1::TargetSummary>
             v1::Profile::Debug => "debug",
             v1::Profile::Strict | v1::Profile::Unspecified => "strict",
         };
-        let base = requirements.base.map(|base| base.name).filter(|name| !name.is_empty());
+        let base = requirements.base.and_then(|base| [base.name, base.image].into_iter().find(|name| !name.is_empty()));
         v1::TargetSummary {
             target: target as u32,
             name: spec.name,

@@ -190,6 +190,10 @@ impl Fields {
                 self.text(&base.name);
                 self.digest(&base.digest);
             }
+            BaseRequest::Image(image) => {
+                self.text("image");
+                self.text(image.as_str());
+            }
             BaseRequest::Named(_) | BaseRequest::None => self.text("none"),
         }
     }
@@ -270,7 +274,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::{Base, EnvironmentKind, Requirements, Weakness};
+    use crate::platform::{Base, EngineImage, EnvironmentKind, Requirements, Weakness};
     use crate::service::CloneMode;
     use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, Profile, TargetPolicy};
     use alloc::vec;
@@ -341,6 +345,11 @@ mod tests {
             |target| target.layers[0].mount_path = "/elsewhere".into(),
             |target| target.layers.clear(),
             |target| target.requirements.base = BaseRequest::None,
+            |target| {
+                let image = EngineImage::parse(&alloc::format!("sha256:{}", "0".repeat(64))).expect("an image");
+                target.requirements.base = BaseRequest::Image(image);
+            },
+            |target| target.requirements.environment = EnvironmentKind::Docker,
             |target| target.requirements.environment = EnvironmentKind::Host,
             |target| target.requirements.properties.set("arch".into(), "x".into()),
             |target| target.requirements.tags.push("gpu".into()),

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::Digest;
+use crate::{Digest, limits};
 
 /// A sorted set of `key = value` properties, each key at most once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +59,57 @@ pub enum BaseRequest {
     Named(String),
     /// Exactly this.
     Pinned(Base),
+    /// A Docker image, in a container.
+    Image(EngineImage),
+}
+
+impl BaseRequest {
+    /// Whether the agent's own base is under the layers.
+    pub fn shows_base(&self) -> bool {
+        matches!(self, Self::Named(_) | Self::Pinned(_))
+    }
+
+    /// The Docker image that is asked for.
+    pub fn image(&self) -> Option<&EngineImage> {
+        match self {
+            Self::Image(image) => Some(image),
+            Self::None | Self::Named(_) | Self::Pinned(_) => None,
+        }
+    }
+}
+
+/// A Docker image by digest: `sha256:` and 64 lower-case hexadecimal digits, the image's own digest as `docker images --digests --no-trunc` tells it, or
+/// the same after a name and an `@`, the digest that a registry gave it. A name alone may mean something else tomorrow, and is none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EngineImage(String);
+
+impl EngineImage {
+    /// Reads one; `None` when it is not by digest, or longer than [`limits::NAME_BYTES_MAX`].
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, digest) = text.split_once('@').map_or((None, text), |(name, digest)| (Some(name), digest));
+        let hash = digest.strip_prefix("sha256:")?;
+        let is_hash = hash.len() == 64 && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/' | b':');
+        let is_named = name.is_none_or(|name| !name.is_empty() && name.bytes().all(is_letter));
+        let is_one = is_hash && is_named && text.len() <= limits::NAME_BYTES_MAX;
+        is_one.then(|| Self(text.into()))
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a registry knows it, so that it can be pulled.
+    pub fn has_name(&self) -> bool {
+        self.0.contains('@')
+    }
+}
+
+impl fmt::Display for EngineImage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
 }
 
 /// Where an attempt runs. The kind is part of every action's key and of every result.
@@ -231,6 +282,8 @@ impl Offer {
             BaseRequest::None => true,
             BaseRequest::Named(name) => self.bases.iter().any(|base| &base.name == name),
             BaseRequest::Pinned(pinned) => self.bases.contains(pinned),
+            // An engine has it or gets it; only containers have one.
+            BaseRequest::Image(_) => requirements.environment == EnvironmentKind::Docker,
         };
         if !has_base {
             return Err(Lack::Base(requirements.base.clone()));
@@ -266,6 +319,7 @@ impl fmt::Display for BaseRequest {
             Self::None => formatter.write_str("none"),
             Self::Named(name) => formatter.write_str(name),
             Self::Pinned(base) => fmt::Display::fmt(base, formatter),
+            Self::Image(image) => fmt::Display::fmt(image, formatter),
         }
     }
 }
@@ -305,6 +359,34 @@ mod tests {
     use super::*;
     use alloc::string::ToString;
     use alloc::vec;
+
+    #[test]
+    fn an_image_is_named_by_digest_or_not_at_all() {
+        let hash = "0123456789abcdef".repeat(4);
+        let digest = alloc::format!("sha256:{hash}");
+        for right in [digest.clone(), alloc::format!("postgres@{digest}"), alloc::format!("host:5000/a/b-c@{digest}")] {
+            let image = EngineImage::parse(&right).expect("an image");
+            assert_eq!((image.as_str(), image.has_name()), (&*right, right.contains('@')));
+        }
+        let upper = digest.to_uppercase();
+        for wrong in ["", "postgres", "postgres:15", "sha256:12", &*upper, "postgres@sha256:", "@", "a b@", "sha512:"] {
+            assert_eq!(EngineImage::parse(wrong), None, "{wrong}");
+            assert_eq!(EngineImage::parse(&alloc::format!("{wrong} @{digest}")), None, "{wrong}");
+        }
+        assert_eq!(EngineImage::parse(&alloc::format!("@{digest}")), None);
+        assert_eq!(EngineImage::parse(&alloc::format!("{}@{digest}", "n".repeat(limits::NAME_BYTES_MAX))), None);
+    }
+
+    #[test]
+    fn an_image_is_for_containers_alone() {
+        let image = EngineImage::parse(&alloc::format!("sha256:{}", "0".repeat(64))).expect("an image");
+        let environments = vec![EnvironmentKind::Sandbox, EnvironmentKind::Docker];
+        let offer = Offer { environments, ..Offer::default() };
+        let mut wanted = Requirements { base: BaseRequest::Image(image), ..Requirements::default() };
+        assert!(matches!(offer.satisfies(&wanted), Err(Lack::Base(_))));
+        wanted.environment = EnvironmentKind::Docker;
+        assert_eq!(offer.satisfies(&wanted), Ok(()));
+    }
 
     #[test]
     fn an_offer_names_the_first_thing_it_lacks() {

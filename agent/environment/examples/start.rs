@@ -25,6 +25,7 @@ fn print(name: &str, mut times: Vec<Duration>) {
 fn specification() -> EnvironmentSpec {
     EnvironmentSpec {
         with_base: true,
+        image: None,
         layers: Vec::new(),
         command: CommandSpec {
             arguments: std::env::args().skip(1).collect(),

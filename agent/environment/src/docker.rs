@@ -12,7 +12,9 @@
 mod cleaning;
 mod door;
 mod engine;
+mod image;
 mod mounts;
+mod place;
 mod policy;
 mod readiness;
 mod stand_in;
@@ -36,27 +38,27 @@ use tokio::sync::mpsc;
 use self::cleaning::{Cleaner, Remains};
 use self::door::{Door, Visitor};
 use self::engine::failed;
+use self::image::Images;
 pub(crate) use self::mounts::unmount_beneath;
+use self::place::{Counters, Place};
 pub(crate) use self::readiness::examine;
 use self::stand_in::StandIns;
 use self::tree::{Laid, Tree};
-use crate::collect::{Root, Uppers, collect_all};
-use crate::first_process::{Held, Look, Overseer, exit_status, has_ended};
-use crate::groups::{ForeignGroup, GroupUsage};
-use crate::kill::Killed;
-use crate::output::{OutputLimit, pump, watch};
+use crate::first_process::Held;
+use crate::groups::ForeignGroup;
+use crate::output::watch;
 use crate::owned::OwnedDirectory;
 use crate::sandbox::job::make_job;
 use crate::sandbox::launch::limit_resources;
 use crate::sandbox::message::{next_report, send};
 use crate::sandbox::plan::{give_up_rights, open_counters};
-use crate::sandbox::protocol::{Report, ReportKind};
+use crate::sandbox::protocol::ReportKind;
 use crate::sandbox::script::{Script, SealedScript};
 use crate::sandbox::skeleton::Skeleton;
 use crate::sandbox::{HOST_ID_DEFAULT, landlock_version};
 use crate::{
-    BaseConfig, Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
-    OutputStream, Prepared, Readiness, ResourceUsage,
+    BaseConfig, Environment, EnvironmentError, EnvironmentSpec, Exit, KillSwitch, OutputChunk, Prepared, Readiness,
+    Variables,
 };
 
 /// Names of agents' directories begin with it.
@@ -109,6 +111,7 @@ struct Shared {
     owner: (u32, u32),
     skeleton: Skeleton,
     stand_ins: StandIns,
+    images: Images,
     landlock: u32,
     places: AtomicU64,
     /// The directory's path, as labels have it.
@@ -150,9 +153,9 @@ impl DockerEnvironment {
         let skeleton = Skeleton::open(&config.shared, &config.base_roots, Some(owner), config.uid)
             .map_err(|error| step(&format!("make what containers share in {}", config.shared.display()), error))?;
         let (cleaner, docker) = Cleaner::start(config.socket, label.clone())?;
-        let (stand_ins, landlock) = (StandIns::default(), landlock_version());
+        let (stand_ins, images, landlock) = (StandIns::default(), Images::default(), landlock_version());
         let places = AtomicU64::new(0);
-        let shared = Shared { docker, owner, skeleton, stand_ins, landlock, places, label, directory };
+        let shared = Shared { docker, owner, skeleton, stand_ins, images, landlock, places, label, directory };
         Ok(Self { cleaner, shared: Arc::new(shared) })
     }
 
@@ -168,71 +171,26 @@ impl DockerEnvironment {
     }
 }
 
-/// A container whose first process waits for the word to start.
-struct Place {
-    first: Held,
-    counters: Counters,
-    roots: Vec<Root>,
-    uppers: Uppers,
-    /// Dropped after the process.
-    remains: Remains,
-    shared: Arc<Shared>,
-    spec: EnvironmentSpec,
-    preparation: Duration,
-}
-
-impl Prepared for Place {
-    fn preparation(&self) -> Duration {
-        self.preparation
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send> {
-        self
-    }
-}
-
-/// The engine's control group of a container.
-struct Counters(Option<ForeignGroup>);
-
-impl Overseer for Counters {
-    fn usage(&self) -> GroupUsage {
-        self.0.as_ref().map(ForeignGroup::usage).unwrap_or_default()
-    }
-
-    /// The first process waits to be killed then, however the program ended or did not start.
-    fn is_enough(&self, _report: &Report) -> bool {
-        true
-    }
-
-    fn freeze(&self) -> bool {
-        self.0.as_ref().is_some_and(ForeignGroup::freeze)
-    }
-
-    fn is_frozen(&self) -> bool {
-        self.0.as_ref().is_some_and(ForeignGroup::is_frozen)
-    }
-
-    fn thaw(&self) {
-        if let Some(group) = &self.0 {
-            group.thaw();
-        }
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.0.as_ref().map(ForeignGroup::processes).unwrap_or_default()
-    }
-}
-
 impl Shared {
     /// Makes everything on the way to a first process that waits.
-    async fn make(self: Arc<Self>, mut remains: Remains, spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
+    async fn make(self: Arc<Self>, mut remains: Remains, mut spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
         let started = Instant::now();
         if spec.network.is_some() {
             return Err(EnvironmentError::Invalid("containers do not share networks yet".into()));
         }
+        let mut under = Vec::new();
+        if let Some(reference) = &spec.image {
+            let image = self.images.find(&self.docker, &self.label, reference).await?;
+            image::are_seen(&image.lower).map_err(|error| step("see the layers of an image", error))?;
+            under = image.lower;
+            if spec.variables == Variables::WithDefaults {
+                // What the command declares wins.
+                spec.command.environment.splice(..0, image.variables);
+            }
+        }
         let job = make_job(&spec.command, spec.variables, None)?;
         let setup = self.setup(spec.profile)?;
-        let (tree, Laid { roots, uppers }) = self.lay(&spec).await?;
+        let (tree, Laid { roots, uppers }) = self.lay(&spec, under).await?;
         let door = Door::open(&tree.door(), self.owner).map_err(|error| step("make a way to the container", error))?;
         let image = self.stand_ins.image(&self.docker, &self.label, &tree.links).await?;
         let wanted = policy::Wanted {
@@ -257,11 +215,16 @@ impl Shared {
         Ok(Place { first, counters, roots, uppers, remains, shared: self, spec, preparation })
     }
 
-    async fn lay(self: &Arc<Self>, spec: &EnvironmentSpec) -> Result<(Tree, Laid), EnvironmentError> {
+    /// Lays the layers over each other, above the directories `under` them.
+    async fn lay(
+        self: &Arc<Self>,
+        spec: &EnvironmentSpec,
+        under: Vec<PathBuf>,
+    ) -> Result<(Tree, Laid), EnvironmentError> {
         let number = self.places.fetch_add(1, Ordering::Relaxed);
         let directory = self.directory.path().join(number.to_string());
         let (shared, spec) = (self.clone(), spec.clone());
-        let laid = move || Tree::create(&directory, &shared.skeleton, &spec, shared.owner);
+        let laid = move || Tree::create(&directory, &shared.skeleton, &spec, under, shared.owner);
         tokio::task::spawn_blocking(laid).await.map_err(|error| step("wait for a thread", io::Error::other(error)))?
     }
 
@@ -303,6 +266,12 @@ impl Shared {
         }
     }
 
+    /// Whether the engine has seen the kernel kill somebody in it for want of memory.
+    async fn is_out_of_memory(&self, remains: &Remains) -> bool {
+        let Some(id) = &remains.container else { return false };
+        self.state(id).await.is_ok_and(|state| state.oom_killed == Some(true))
+    }
+
     async fn state(&self, id: &str) -> Result<bollard::models::ContainerState, EnvironmentError> {
         let container = self.docker.inspect_container(id, None).await.map_err(failed("inspect a container"))?;
         Ok(container.state.unwrap_or_default())
@@ -318,80 +287,6 @@ async fn ready(report: OwnedFd, setup: &SealedScript) -> Result<OwnedFd, Environ
         Some(message) if message.kind == ReportKind::Ready as u32 => Ok(report.into_inner()),
         Some(message) => Err(step(setup.name(message.call), io::Error::from_raw_os_error(message.errno))),
         None => Err(step("make a container", io::Error::other("its first process died"))),
-    }
-}
-
-impl Place {
-    async fn run(self, output: mpsc::Sender<OutputChunk>, switch: KillSwitch) -> Result<Exit, EnvironmentError> {
-        let Self { first, counters, roots, uppers, remains, shared, spec, .. } = self;
-        let started = Instant::now();
-        let [standard, error] = first.start(Some(shared.owner))?;
-        let killed = Killed::default();
-        let limit = OutputLimit::new(spec.output_bytes);
-        let exceeded = || killed.set(KillReason::Output);
-        let mut seen = Look::at_start();
-        let ended = async {
-            let ended = first.ended(&counters, &killed, &switch, started, &mut seen).await?;
-            // Whatever the program left, and the first process, which waits for it.
-            first.end_all(&counters, &mut seen).await;
-            first.dead().await?;
-            Ok::<_, io::Error>(ended)
-        };
-        let (ended, standard, error) = tokio::join!(
-            ended,
-            pump(&standard, OutputStream::Standard, &output, &limit, exceeded),
-            pump(&error, OutputStream::Error, &output, &limit, exceeded),
-        );
-        let (report, ended_at) = ended.map_err(|error| step("wait for the container", error))?;
-        standard.and(error).map_err(|error| step("read the program's output", error))?;
-        let usage = counters.usage();
-        let mut reason = killed.get().or_else(|| usage.excess());
-        let (status, leaked, execution) = match &report {
-            Some(report) if has_ended(report) => {
-                (exit_status(report.status), report.leaked, Duration::from_nanos(report.execution_nanoseconds))
-            }
-            Some(report) if report.kind == ReportKind::StartFailed as u32 => return Err(first.start_error(*report)),
-            _ => {
-                // Nobody is left to say why: the engine has seen it.
-                if reason.is_none() && shared.is_out_of_memory(&remains).await {
-                    reason = Some(KillReason::Memory);
-                }
-                (ExitStatus::Signal(9), 0, ended_at - started)
-            }
-        };
-        let (files, collector) = (spec.collect, spec.collector);
-        let collecting = move || collect_all(&roots, Some(&uppers), &files, collector.as_ref());
-        let collected = tokio::task::spawn_blocking(collecting).await;
-        let collected = collected.map_err(|error| step("collect files", io::Error::other(error)))?;
-        remains.clean().await?;
-        let told = report.filter(has_ended);
-        let mut usage = ResourceUsage {
-            memory_peak_bytes: match usage.memory_peak_bytes {
-                0 => told.map_or(0, |report| report.resident_bytes),
-                peak => peak,
-            },
-            cpu: usage.cpu.unwrap_or_else(|| Duration::from_nanos(told.map_or(0, |report| report.cpu_nanoseconds))),
-            written_bytes: told.map_or(0, |report| report.written_bytes).max(limit.written()),
-            processes_peak: usage.processes_peak.max(leaked),
-            processes_created: told.map_or(0, |report| report.created.into()),
-        };
-        seen.tell(&mut usage);
-        Ok(Exit {
-            status,
-            killed: reason,
-            leaked_processes: leaked,
-            collected,
-            execution,
-            cleaning: ended_at.elapsed(),
-            usage,
-        })
-    }
-}
-
-impl Shared {
-    async fn is_out_of_memory(&self, remains: &Remains) -> bool {
-        let Some(id) = &remains.container else { return false };
-        self.state(id).await.is_ok_and(|state| state.oom_killed == Some(true))
     }
 }
 

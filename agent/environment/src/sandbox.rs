@@ -211,6 +211,9 @@ impl SandboxEnvironment {
 
     async fn make(&self, spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
         let started = Instant::now();
+        if spec.image.is_some() {
+            return Err(EnvironmentError::Invalid("a sandbox shows no image of a Docker engine".into()));
+        }
         let plan = self.plan(&spec)?;
         let processes = matches!(*self.groups, Groups::None(_)).then_some(spec.processes);
         let job = job::make_job(&spec.command, spec.variables, processes)?;

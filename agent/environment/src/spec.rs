@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use muster_model::platform::EngineImage;
 use muster_model::spec::{CommandSpec, Profile};
 use tokio::sync::watch;
 
@@ -26,6 +27,8 @@ pub struct StagedLayer {
 pub struct EnvironmentSpec {
     /// Whether the machine's base is under the layers.
     pub with_base: bool,
+    /// The Docker image under the layers, instead of a base; only in containers.
+    pub image: Option<EngineImage>,
     /// Mounted in order, later ones above earlier ones; all writable to the program, thrown away afterwards.
     pub layers: Vec<StagedLayer>,
     /// The program.

@@ -12,7 +12,6 @@ use muster_environment::{Collector, EnvironmentError, EnvironmentSpec, KillSwitc
 use muster_frameworks::{Ending, EndingStatus};
 use muster_model::attempt::{ActionEnding, ActionReport, ActionTask, AttemptResult, Interruption, Stage};
 use muster_model::outcome::{Fault, FaultKind};
-use muster_model::platform::BaseRequest;
 use muster_model::spec::{CommandSpec, EnvironmentLimits};
 use muster_model::{Digest, DigestFunction, Epoch, limits};
 use muster_proto::reapi;
@@ -136,7 +135,8 @@ impl ActionAttempt<'_> {
         let working_directory = Path::new(INPUT_ROOT).join(&request.command.working_directory);
         let variables = &request.command.environment_variables;
         let spec = EnvironmentSpec {
-            with_base: self.task.requirements.base != BaseRequest::None,
+            with_base: self.task.requirements.base.shows_base(),
+            image: None,
             layers,
             command: CommandSpec {
                 arguments: request.command.arguments.clone(),

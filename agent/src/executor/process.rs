@@ -11,7 +11,6 @@ use muster_environment::{
 };
 use muster_frameworks::{Ending, EndingStatus, FrameworkCommand, Stream};
 use muster_model::attempt::{Interruption, Timings, Usage};
-use muster_model::platform::BaseRequest;
 use muster_model::spec::{CommandSpec, EnvironmentLimits, TargetSpec};
 use muster_model::{Instant, limits};
 use tokio::sync::mpsc;
@@ -116,7 +115,8 @@ impl Place {
         command.environment.extend(self.variables.iter().cloned());
         let collector = strays.map(|strays| strays.collector(own_places(&command, &collect)));
         let spec = EnvironmentSpec {
-            with_base: self.target.requirements.base != BaseRequest::None,
+            with_base: self.target.requirements.base.shows_base(),
+            image: self.target.requirements.base.image().cloned(),
             layers: self.layers.clone(),
             command,
             memory_bytes: memory_bytes(wanted),

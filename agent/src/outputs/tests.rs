@@ -79,6 +79,7 @@ impl Place {
         let (collector, collected) = collector(request, path("copies"));
         let spec = EnvironmentSpec {
             with_base: true,
+            image: None,
             layers,
             command: CommandSpec {
                 arguments: vec!["sh".into(), "-ec".into(), script.into()],

@@ -41,6 +41,7 @@ impl Home {
         let processes = or_default(wanted.processes.into(), limits::ENVIRONMENT_PROCESSES_DEFAULT.into());
         EnvironmentSpec {
             with_base: self.with_base && service.with_base,
+            image: None,
             layers: layers.to_vec(),
             command: CommandSpec { arguments: arguments.to_vec(), ..service.command.clone() },
             variables: Default::default(),

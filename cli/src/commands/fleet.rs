@@ -105,6 +105,7 @@ fn environments(agent: &AgentStatus) -> Vec<&'static str> {
     let name = |kind| match kind {
         EnvironmentKind::Sandbox => "sandbox",
         EnvironmentKind::Host => "host",
+        EnvironmentKind::Docker => "docker",
         EnvironmentKind::Unspecified => "unknown",
     };
     agent.environments().map(name).collect()

@@ -18,7 +18,7 @@ pub(crate) fn request(name: Option<&str>) -> BaseRequest {
 
 /// Whether a base has the path already. Never for the hermetic form, which has no base.
 pub(crate) fn is_shown(request: &BaseRequest, path: &Path) -> bool {
-    *request != BaseRequest::None && LIBRARY_ROOTS.iter().any(|root| path.starts_with(root))
+    request.shows_base() && LIBRARY_ROOTS.iter().any(|root| path.starts_with(root))
 }
 
 /// For example `debian-12-x86_64`, from `os-release(5)`.

@@ -204,6 +204,17 @@ fn an_image_has_the_right_form_and_takes_the_place_of_a_base() {
     muster.toml:2:9: `"blake3:x"` is not the name of an image, or a digest that `muster image import` printed
     hint: write the name of an image, or a digest that `muster image import` printed
     "#);
+    let hash = "0".repeat(64);
+    let docker = format!("[environment.db]\nkind = \"docker\"\nimage = \"postgres@sha256:{hash}\"\n");
+    Configuration::parse(&docker).expect("it is right");
+    insta::assert_snapshot!(complaint(&docker.replace("\"docker\"", "\"sandbox\"")), @r#"
+    muster.toml:3:1: only containers show an image of a Docker engine
+    hint: write kind = "docker", or import it: docker export CONTAINER, then muster image import
+    "#);
+    insta::assert_snapshot!(complaint("[environment.db]\nkind = \"docker\"\nimage = \"postgres@sha256:1\"\n"), @r#"
+    muster.toml:3:9: `"postgres@sha256:1"` is not an image by digest, "sha256:HASH" or "NAME@sha256:HASH"
+    hint: write an image by digest, "sha256:HASH" or "NAME@sha256:HASH"
+    "#);
     let text = format!("[environment.db]\nkind = \"host\"\nimage = \"{}\"\n", Digest::of(b""));
     insta::assert_snapshot!(complaint(&text), @r#"
     muster.toml:3:1: a bare host shows no image

@@ -9,6 +9,7 @@ use muster_model::spec::{EnvironmentLimits, TargetPolicy};
 
 use super::config::{Configuration, NamedSuite, Settings};
 use super::error::file_error;
+use super::images::ImageReference;
 use super::{Project, ProjectError, ProjectOptions, Suite, SuiteFramework, base};
 
 /// Directories below the root that are searched for Python tests, and how deep.
@@ -41,7 +42,11 @@ impl Suite {
         }
         Requirements {
             // An image takes the place of a base.
-            base: if settings.image.is_some() { BaseRequest::None } else { base::request(settings.base.as_deref()) },
+            base: match &settings.image {
+                Some(ImageReference::Engine(image)) => BaseRequest::Image(image.clone()),
+                Some(ImageReference::Digest(_) | ImageReference::Name(_)) => BaseRequest::None,
+                None => base::request(settings.base.as_deref()),
+            },
             environment: settings.environment.unwrap_or(EnvironmentKind::Sandbox),
             properties,
             tags: sorted(&settings.tags),
@@ -164,7 +169,12 @@ fn named_suite(
 fn plan(mut settings: Settings, options: &ProjectOptions) -> Plan {
     settings.base = options.base.clone().or(settings.base);
     settings.environment = options.environment.or(settings.environment);
-    if settings.environment == Some(EnvironmentKind::Host) {
+    let is_shown = match (&settings.image, settings.environment) {
+        (_, Some(EnvironmentKind::Host)) => false,
+        (Some(ImageReference::Engine(_)), kind) => kind == Some(EnvironmentKind::Docker),
+        _ => true,
+    };
+    if !is_shown {
         settings.image = None;
     }
     settings.requirements.extend(options.requirements.iter().cloned());

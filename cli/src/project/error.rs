@@ -32,7 +32,7 @@ pub enum ProjectError {
         /// What would be right.
         hint: String,
     },
-    /// A suite has services and is to run on the bare host.
+    /// A suite has services and is to run elsewhere than in a sandbox.
     #[error("suite {suite} has services, which need a sandbox")]
     Services {
         /// The suite's name.
@@ -145,7 +145,7 @@ impl ProjectError {
             Self::BuildFailed { command, .. } => Some(format!("see it fail without Muster: {command}")),
             Self::Image { name } => Some(format!("muster image show {name}")),
             Self::NoCommand { .. } => Some("add command = [\"PROGRAM\", \"ARGUMENT\"]".into()),
-            Self::Services { .. } => Some("leave out --environment host".into()),
+            Self::Services { .. } => Some("leave out --environment, or write --environment sandbox".into()),
             Self::NoPytest { python } => Some(format!("{} -m pip install pytest", python.display())),
             Self::NoPython { .. } => Some("make one: python3 -m venv .venv && .venv/bin/pip install pytest".into()),
             Self::Library { library, .. } => {

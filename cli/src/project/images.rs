@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use muster_model::Digest;
+use muster_model::platform::EngineImage;
 
 use super::{Project, ProjectError};
 
@@ -13,6 +14,8 @@ pub(crate) enum ImageReference {
     Digest(Digest),
     /// A name that the fleet knows.
     Name(String),
+    /// An image of the agents' Docker engines.
+    Engine(EngineImage),
 }
 
 /// What the fleet knows of an image.
@@ -50,15 +53,19 @@ impl KnownImage {
 }
 
 impl ImageReference {
-    /// What is known of the image.
+    /// What the fleet knows of the image; `None` for what only engines know.
     ///
     /// # Errors
     ///
     /// [`ProjectError::Image`] when nobody has looked its name up.
-    pub(crate) fn resolve(&self, images: &HashMap<String, KnownImage>) -> Result<KnownImage, ProjectError> {
+    pub(crate) fn resolve(&self, images: &HashMap<String, KnownImage>) -> Result<Option<KnownImage>, ProjectError> {
         match self {
-            Self::Digest(root) => Ok(KnownImage::of(*root)),
-            Self::Name(name) => images.get(name).cloned().ok_or_else(|| ProjectError::Image { name: name.clone() }),
+            Self::Digest(root) => Ok(Some(KnownImage::of(*root))),
+            Self::Name(name) => {
+                let known = images.get(name).cloned();
+                known.map(Some).ok_or_else(|| ProjectError::Image { name: name.clone() })
+            }
+            Self::Engine(_) => Ok(None),
         }
     }
 }
@@ -72,7 +79,7 @@ impl Project {
         });
         let name = |reference: &ImageReference| match reference {
             ImageReference::Name(name) => Some(name.clone()),
-            ImageReference::Digest(_) => None,
+            ImageReference::Digest(_) | ImageReference::Engine(_) => None,
         };
         references.filter_map(name).collect()
     }

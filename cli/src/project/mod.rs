@@ -274,8 +274,10 @@ pub async fn prepare(
         progress.step(Step::Hashing { suite: name() });
         let before = preparation.target_count();
         preparation = describe(suite.clone(), material, preparation).await?;
-        if let Some(image) = &suite.plan.settings.image {
-            preparation.put_image_under(before, &image.resolve(&options.images)?);
+        if let Some(image) = &suite.plan.settings.image
+            && let Some(image) = image.resolve(&options.images)?
+        {
+            preparation.put_image_under(before, &image);
         }
         preparation.split_by_cases(before, &suite.plan.settings.cases);
         progress.step(Step::Ready { suite: name(), targets: preparation.target_count() - before });

@@ -130,7 +130,7 @@ impl Preparation {
     /// The services of the suite's environment.
     pub(crate) fn services(&mut self, suite: &Suite) -> Result<Vec<ServiceSpec>, ProjectError> {
         let settings = &suite.plan.settings;
-        if !settings.services.is_empty() && settings.environment == Some(EnvironmentKind::Host) {
+        if !settings.services.is_empty() && settings.environment.is_some_and(|kind| kind != EnvironmentKind::Sandbox) {
             return Err(ProjectError::Services { suite: suite.name.clone() });
         }
         settings.services.iter().map(|service| self.service(suite, service)).collect()
@@ -141,7 +141,7 @@ impl Preparation {
         for glob in files::add_data(&mut layer, &self.root, &service.data)? {
             self.notice(format!("data `{glob}` of service {} matches nothing", service.name));
         }
-        let image = service.image.as_ref().map(|image| image.resolve(&self.images)).transpose()?;
+        let image = service.image.as_ref().map(|image| image.resolve(&self.images)).transpose()?.flatten();
         let base = if image.is_some() { BaseRequest::None } else { suite.requirements().base };
         add_libraries(&mut layer, None, &|path| base::is_shown(&base, path))?;
         let mut layers: Vec<Layer> = image.iter().map(|image| image_layer(image.root)).collect();

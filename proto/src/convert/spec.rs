@@ -5,7 +5,7 @@ use core::time::Duration;
 use muster_model::Digest;
 use muster_model::limits;
 use muster_model::platform::{
-    Base, BaseRequest, EnvironmentKind, Offer, Properties, Requirements, Resources, Weakness,
+    Base, BaseRequest, EngineImage, EnvironmentKind, Offer, Properties, Requirements, Resources, Weakness,
 };
 use muster_model::spec::{CommandSpec, FrameworkKind, Isolation, Layer, RunPolicy, RunSpec, TargetPolicy, TargetSpec};
 
@@ -31,8 +31,11 @@ impl From<&BaseRequest> for v1::BaseRequest {
     fn from(request: &BaseRequest) -> Self {
         match request {
             BaseRequest::None => Self::default(),
-            BaseRequest::Named(name) => Self { name: name.clone(), digest: None },
-            BaseRequest::Pinned(base) => Self { name: base.name.clone(), digest: Some(base.digest.into()) },
+            BaseRequest::Named(name) => Self { name: name.clone(), ..Self::default() },
+            BaseRequest::Pinned(base) => {
+                Self { name: base.name.clone(), digest: Some(base.digest.into()), ..Self::default() }
+            }
+            BaseRequest::Image(image) => Self { image: image.as_str().to_owned(), ..Self::default() },
         }
     }
 }
@@ -41,6 +44,11 @@ impl TryFrom<&v1::BaseRequest> for BaseRequest {
     type Error = ConvertError;
 
     fn try_from(request: &v1::BaseRequest) -> Result<Self, ConvertError> {
+        if !request.image.is_empty() {
+            let image = EngineImage::parse(&request.image).filter(|_| request.name.is_empty());
+            let wrong = || ConvertError::new("base_request.image", "is not an image by digest, alone");
+            return image.map(Self::Image).ok_or_else(wrong);
+        }
         match (&request.name, &request.digest) {
             (name, None) if name.is_empty() => Ok(Self::None),
             (name, None) => Ok(Self::Named(name.clone())),

@@ -4,7 +4,9 @@ use core::time::Duration;
 
 use muster_model::attempt::{AttemptReport, AttemptResult, CaseReport, DiscoveredCase, Interruption, Timings, Usage};
 use muster_model::outcome::{Fault, FaultKind, Verdict};
-use muster_model::platform::{Base, BaseRequest, EnvironmentKind, Properties, Requirements, Resources, Weakness};
+use muster_model::platform::{
+    Base, BaseRequest, EngineImage, EnvironmentKind, Properties, Requirements, Resources, Weakness,
+};
 use muster_model::service::{CloneMode, Probe, ServiceSpec};
 use muster_model::spec::{
     CommandSpec, EnvironmentLimits, FrameworkKind, Isolation, Layer, Profile, RunPolicy, RunSpec, TargetPolicy,
@@ -86,7 +88,11 @@ fn run(targets: Vec<TargetSpec>) -> RunSpec {
 
 #[test]
 fn a_run_comes_back_as_it_went_out() {
-    let spec = run(vec![target("a"), target("b")]);
+    let mut spec = run(vec![target("a"), target("b"), target("c")]);
+    let image = EngineImage::parse(&format!("postgres@sha256:{}", "0".repeat(64))).expect("an image");
+    spec.targets[1].requirements.base = BaseRequest::Image(image);
+    spec.targets[1].requirements.environment = EnvironmentKind::Docker;
+    spec.targets[2].requirements.base = BaseRequest::None;
     assert_eq!(RunSpec::try_from(&v1::RunSpec::from(&spec)), Ok(spec));
 }
 
@@ -99,6 +105,13 @@ fn what_is_wrong_with_a_run_is_named() {
         (|run| run.targets[0].framework = 99, "framework: is not a known kind"),
         (|run| run.targets[0].command = None, "target.command: is missing"),
         (|run| run.policy = None, "run.policy: is missing"),
+        (
+            |run| {
+                let requirements = run.targets[0].requirements.as_mut().expect("set above");
+                requirements.base = Some(v1::BaseRequest { image: "postgres:15".into(), ..Default::default() });
+            },
+            "base_request.image: is not an image by digest, alone",
+        ),
         (|run| run.targets[0].services.swap(0, 1), "service.after: no service before this one is named \"cache\""),
         (|run| run.targets[0].services[1].name = "cache".into(), "service.name: two are named \"cache\""),
         (

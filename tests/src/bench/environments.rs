@@ -218,6 +218,7 @@ fn driver(directory: &Path) -> SandboxEnvironment {
 fn specification(arguments: &[&str]) -> EnvironmentSpec {
     EnvironmentSpec {
         with_base: true,
+        image: None,
         layers: Vec::new(),
         command: CommandSpec {
             arguments: arguments.iter().map(ToString::to_string).collect(),

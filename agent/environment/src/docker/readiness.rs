@@ -1,6 +1,6 @@
 //! Whether containers can be made here, found by making one, and what is said of the engine.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
 use muster_model::platform::Weakness;
@@ -65,6 +65,7 @@ pub(super) fn check(driver: &DockerEnvironment) -> Result<Readiness, Environment
 async fn probe(driver: &DockerEnvironment) -> Result<ExitStatus, EnvironmentError> {
     let spec = EnvironmentSpec {
         with_base: true,
+        image: None,
         layers: Vec::new(),
         command: CommandSpec {
             arguments: vec!["/bin/true".into()],
@@ -102,7 +103,15 @@ async fn observe(docker: &bollard::Docker) -> Result<Observed, EnvironmentError>
 
 impl Observed {
     fn judge(&self) -> Vec<Finding> {
-        vec![self.engine(), self.agent(), self.users(), self.limits(), self.filter(), landlock(self.landlock), self.runtime()]
+        vec![
+            self.engine(),
+            self.agent(),
+            self.users(),
+            self.limits(),
+            self.filter(),
+            landlock(self.landlock),
+            self.runtime(),
+        ]
     }
 
     fn engine(&self) -> Finding {
@@ -198,7 +207,7 @@ pub(crate) fn examine(config: DockerConfig, allowed: Vec<Weakness>) -> Diagnosis
     Diagnosis { subject: SUBJECT, findings, allowed }
 }
 
-fn made(feature: &'static str, result: Result<(), EnvironmentError>, socket: &PathBuf) -> Finding {
+fn made(feature: &'static str, result: Result<(), EnvironmentError>, socket: &Path) -> Finding {
     match result {
         Ok(()) => required(feature, true, "/bin/true".into(), String::new()),
         Err(EnvironmentError::Unsupported { feature: missing, remedy }) => required(feature, false, missing, remedy),

@@ -51,7 +51,8 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Makes the mounts in a new directory, for programs of the user and group `owner`.
+    /// Makes the mounts in a new directory, for programs of the user and group `owner`; the layers lie above the directories `under` them, the topmost of
+    /// which comes first.
     ///
     /// # Errors
     ///
@@ -60,10 +61,12 @@ impl Tree {
         directory: &Path,
         skeleton: &Skeleton,
         spec: &EnvironmentSpec,
+        under: Vec<PathBuf>,
         owner: (u32, u32),
     ) -> Result<(Self, Laid), EnvironmentError> {
         let working_directory = clean_absolute(Path::new(&spec.command.working_directory), "the working directory")?;
-        let mut layers = Vec::new();
+        // Of an image, the topmost comes first.
+        let mut layers: Vec<(PathBuf, PathBuf)> = under.into_iter().rev().map(|layer| (layer, "/".into())).collect();
         for layer in &spec.layers {
             check_layer(&layer.directory, &layer.mount_path)?;
             layers.push((layer.directory.clone(), clean_absolute(&layer.mount_path, "a layer's path")?));

@@ -143,12 +143,8 @@ mod tests {
         let memberships = "3:pids:/docker/abc\n2:memory:/docker/abc\n0::/docker/abc\n";
         let found = Directories::find(ONE, memberships);
         let directory = |name: &str| PathBuf::from(format!("/sys/fs/cgroup/{name}/docker/abc"));
-        let wanted = Directories::One {
-            memory: directory("memory"),
-            processes: directory("pids"),
-            cpu: None,
-            freezer: None,
-        };
+        let wanted =
+            Directories::One { memory: directory("memory"), processes: directory("pids"), cpu: None, freezer: None };
         assert_eq!(found, Some(wanted));
         let two = ONE.lines().last().expect("a line");
         assert_eq!(Directories::find(two, memberships), Some(Directories::Two(directory("unified"))));

@@ -10,6 +10,7 @@ async fn run_script(script: &str, collect: &[&str]) -> (Exit, String) {
     let driver = HostEnvironment::new(HostConfig::new(directory.path().join("host"))).expect("a driver");
     let spec = EnvironmentSpec {
         with_base: true,
+        image: None,
         layers: vec![StagedLayer { directory: layer.clone(), mount_path: "/".into() }],
         command: CommandSpec {
             arguments: vec!["/bin/sh".into(), "-c".into(), script.into(), "/project/sub/file".into()],

@@ -36,6 +36,7 @@ pub(super) fn check(driver: &SandboxEnvironment) -> Result<Readiness, Environmen
 fn probe(driver: &SandboxEnvironment) -> Result<ExitStatus, EnvironmentError> {
     let spec = EnvironmentSpec {
         with_base: true,
+        image: None,
         layers: Vec::new(),
         command: CommandSpec {
             arguments: vec!["/bin/true".into()],

@@ -5,6 +5,7 @@ use muster_model::spec::{CommandSpec, Profile};
 fn shell(script: &str) -> EnvironmentSpec {
     EnvironmentSpec {
         with_base: true,
+        image: None,
         layers: Vec::new(),
         command: CommandSpec {
             arguments: vec!["sh".into(), "-c".into(), script.into()],

@@ -1,13 +1,14 @@
 //! The same programs in containers of a Docker engine.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use muster_environment::{
     DockerConfig, DockerEnvironment, Environment, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch,
     StagedLayer,
 };
+use muster_model::platform::EngineImage;
 use tempfile::TempDir;
 
 use crate::engine::Engine;
@@ -110,6 +111,71 @@ async fn limits_of_containers_are_verdicts() {
     let ended = finish(&containers.driver, shell("kill -STOP 1; kill -STOP $$"), switch).await;
     assert_eq!(ended.expect("an exit").0.killed, Some(KillReason::Requested));
     assert_eq!(containers.engine.docker(&["ps", "--all", "--quiet"]), "");
+}
+
+/// Packs a small root file system of this host's shell and one more program.
+fn pack_root(directory: &Path) -> PathBuf {
+    let root = directory.join("root");
+    let programs = ["/bin/sh", "/bin/cat"];
+    let listed = Command::new("ldd").args(programs).output().expect("ldd starts").stdout;
+    let listed = String::from_utf8(listed).expect("text");
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
+    fs::create_dir_all(root.join("etc")).expect("a directory");
+    let copied = Command::new("cp").args(["-L", "--parents"]).args(programs).args(libraries).arg(&root).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    fs::write(root.join("etc/name"), "image\n").expect("a file");
+    std::os::unix::fs::symlink("etc/name", root.join("name")).expect("a link");
+    let archive = directory.join("root.tar");
+    let packed = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg(".").status();
+    assert!(packed.is_ok_and(|status| status.success()));
+    archive
+}
+
+#[tokio::test]
+async fn containers_pull_an_image_by_its_digest_and_never_by_its_name() {
+    let containers = Containers::new();
+    let archive = fs::read(pack_root(containers.directory.path())).expect("an archive");
+    let name = crate::registry::serve(archive, "GREETING=pulled");
+    let mut spec = shell("cat /name; echo $GREETING");
+    (spec.with_base, spec.image) = (false, EngineImage::parse(&name));
+    let (exit, text) = containers.run(spec.clone()).await;
+    assert_eq!((exit.status, text.as_str()), (ExitStatus::Code(0), "image\npulled\n"));
+    // A registry that has another image under that name is not believed.
+    let other = format!("{}sha256:{}", name.split("sha256:").next().unwrap_or_default(), "1".repeat(64));
+    spec.image = EngineImage::parse(&other);
+    let missing = finish(&containers.driver, spec, KillSwitch::default()).await;
+    assert!(missing.is_err_and(|error| error.to_string() == format!("cannot pull {other}")));
+}
+
+#[tokio::test]
+async fn containers_show_an_image_by_its_digest() {
+    let containers = Containers::new();
+    let archive = pack_root(containers.directory.path());
+    let changes = ["--change", "ENV GREETING=hello", "--change", "VOLUME /var/data", "--change", "USER root"];
+    let archive = archive.to_string_lossy().into_owned();
+    let digest = containers.engine.docker(&[&["import"], &changes[..], &[&archive]].concat());
+
+    let layer = containers.layer("package", &[("/etc/more", "above\n"), ("/project/file", "")]);
+    let mut spec = shell(
+        "cat /name /etc/more; echo $GREETING $HOME; echo x >/etc/name || echo kept; echo x >/var/data/x; echo x >file",
+    );
+    (spec.with_base, spec.image) = (false, EngineImage::parse(digest.trim()));
+    spec.layers.push(layer);
+    let (exit, text) = containers.run(spec.clone()).await;
+    let expected = "image\nabove\nhello /home/muster\n";
+    assert!(text.starts_with(expected) && text.contains("kept") && text.contains("/var/data/x"), "{exit:?} {text}");
+    assert_eq!(exit.status, ExitStatus::Code(0));
+    // It is held while the agent lives, and nothing in it has changed.
+    assert!(containers.engine.docker(&["ps", "--all", "--quiet"]).lines().count() == 1);
+    let (_, again) = containers.run(spec.clone()).await;
+    assert_eq!(again, text);
+    spec.image = EngineImage::parse(&format!("sha256:{}", "0".repeat(64)));
+    let missing = finish(&containers.driver, spec, KillSwitch::default()).await;
+    assert!(missing.is_err_and(|error| error.to_string() == "cannot find an image"));
+    let Containers { driver, directory: _directory, engine } = containers;
+    drop(driver);
+    assert_eq!((engine.labelled().as_str(), &*engine.docker(&["ps", "--all", "--quiet"])), ("", ""));
+    assert!(engine.docker(&["images", "--quiet", "--no-trunc"]).contains(digest.trim()), "it is not ours to remove");
 }
 
 /// Where the engine of an agent is that will be killed, and its directory, and what its program is called.

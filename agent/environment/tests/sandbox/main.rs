@@ -7,6 +7,8 @@ mod hostile;
 mod kills;
 mod leftovers;
 mod probes;
+#[path = "../docker/registry.rs"]
+mod registry;
 mod remains;
 mod runtimes;
 mod support;

@@ -112,6 +112,7 @@ async fn read(mut receiver: mpsc::Receiver<OutputChunk>) -> String {
 pub(crate) fn program(arguments: &[&str]) -> EnvironmentSpec {
     EnvironmentSpec {
         with_base: true,
+        image: None,
         layers: Vec::new(),
         command: CommandSpec {
             arguments: arguments.iter().map(ToString::to_string).collect(),

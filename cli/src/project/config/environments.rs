@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_model::image::is_image_name;
-use muster_model::platform::EnvironmentKind;
+use muster_model::platform::{EngineImage, EnvironmentKind};
 use muster_model::service::{CloneMode, Probe};
 use muster_model::{Digest, DigestFunction, limits};
 
@@ -39,6 +39,15 @@ pub(crate) struct NamedEnvironment {
     pub(crate) image: Option<ImageReference>,
     /// The `[environment.NAME.service.SERVICE]` tables, each after those that it waits for.
     pub(crate) services: Vec<ServiceSettings>,
+}
+
+/// What takes the place of a base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// The root `Directory` of a root file system.
+    Tree(Digest),
+    /// An image of the agents' Docker engines.
+    Docker(ImageReference),
 }
 
 /// One `[environment.NAME.service.SERVICE]` table.
@@ -131,6 +140,12 @@ impl Reader<'_> {
             let message = "a bare host has no network for services of its own".to_owned();
             return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
         }
+        let shows_engines = |service: &ServiceSettings| matches!(service.image, Some(ImageReference::Engine(_)));
+        if let Some((key, _)) = services.iter().find(|(_, service)| shows_engines(service)) {
+            let message = "a service shows no image of a Docker engine".to_owned();
+            let hint = "import it: docker export CONTAINER, then muster image import";
+            return Err(self.error(key.span(), message, hint.to_owned()));
+        }
         if let (Some((key, _)), EnvironmentKind::Docker) = (services.first(), environment.kind) {
             let message = "containers do not share a network with services yet".to_owned();
             return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
@@ -143,6 +158,13 @@ impl Reader<'_> {
             for (_, service) in &mut services {
                 service.image = service.image.take().or_else(|| environment.image.clone());
             }
+            if matches!(environment.image, Some(ImageReference::Engine(_)))
+                && environment.kind != EnvironmentKind::Docker
+            {
+                let message = "only containers show an image of a Docker engine".to_owned();
+                let hint = "write kind = \"docker\", or import it: docker export CONTAINER, then muster image import";
+                return Err(self.error(key.span(), message, hint.to_owned()));
+            }
         }
         environment.services = self.ordered(services)?;
         Ok(environment)
@@ -150,6 +172,12 @@ impl Reader<'_> {
 
     fn image(&self, value: &Value<'_>) -> Result<ImageReference, ProjectError> {
         let text = value.get_ref().as_str().unwrap_or_default();
+        if let Some(image) = EngineImage::parse(text) {
+            return Ok(ImageReference::Engine(image));
+        }
+        if text.contains("sha256:") || text.contains('@') {
+            return Err(self.expected(value, "an image by digest, \"sha256:HASH\" or \"NAME@sha256:HASH\""));
+        }
         if is_image_name(text) {
             return Ok(ImageReference::Name(text.to_owned()));
         }
