@@ -17,6 +17,8 @@ use muster_model::Digest;
 use muster_model::limits::CHUNK_BYTES_MAX;
 use tokio::task::JoinHandle;
 
+use self::outgoing::ReadAhead;
+
 use crate::files::{Files, RealFiles, StoreFile};
 use crate::hash::{Hasher, digest_of};
 use crate::{StoreError, Trouble};
@@ -29,8 +31,8 @@ use crate::{StoreError, Trouble};
 pub struct Blob {
     digest: Digest,
     source: Source,
-    /// Whether a file is read ahead of whoever takes its stream.
-    reads_ahead: bool,
+    /// For files.
+    ahead: ReadAhead,
 }
 
 enum Source {
@@ -49,13 +51,20 @@ pub(crate) type OnCorrupt = Box<dyn FnOnce() + Send>;
 
 impl Blob {
     fn new(digest: Digest, source: Source) -> Self {
-        Self { digest, source, reads_ahead: true }
+        Self { digest, source, ahead: ReadAhead::Chunk }
     }
 
     /// The same blob, of which a stream holds no more than one chunk: for when memory is short. Slower.
     #[must_use]
     pub fn without_read_ahead(self) -> Self {
-        Self { reads_ahead: false, ..self }
+        Self { ahead: ReadAhead::Nothing, ..self }
+    }
+
+    /// The same blob, of which a stream that is taken reads more at a time if `has_room`: it is asked at most once, for the bytes of memory that this costs until
+    /// the stream ends. Faster.
+    #[must_use]
+    pub fn with_room(self, has_room: impl FnMut(usize) -> bool + Send + 'static) -> Self {
+        Self { ahead: ReadAhead::Room(Box::new(has_room)), ..self }
     }
 
     /// The blob of these bytes, under BLAKE3.
@@ -137,12 +146,12 @@ impl Blob {
 
     /// The bytes in chunks of at most [`CHUNK_BYTES_MAX`], the last one withheld until the hash agrees.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, StoreError>> {
-        let (digest, reads_ahead) = (self.digest, self.reads_ahead);
+        let (digest, ahead) = (self.digest, self.ahead);
         let chunks = match self.source {
             Source::Verified(bytes) => return stream::iter(split(bytes).map(Ok)).boxed(),
-            Source::Path(path) => return outgoing::chunks(None, path, digest, reads_ahead, None),
+            Source::Path(path) => return outgoing::chunks(None, path, digest, ahead, None),
             Source::Stored { file, path, on_corrupt } => {
-                return outgoing::chunks(Some(file), path, digest, reads_ahead, Some(on_corrupt));
+                return outgoing::chunks(Some(file), path, digest, ahead, Some(on_corrupt));
             }
             Source::Stream(chunks) => chunks,
         };

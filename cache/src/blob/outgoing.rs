@@ -15,13 +15,19 @@ use crate::StoreError;
 use crate::files::StoreFile;
 use crate::hash::Hasher;
 
-/// Bytes of one read, which are one chunk. A client that asks for a blob and takes nothing makes its server hold one that is withheld, one that was
-/// read ahead where there is memory for it, and as much as HTTP/2 buffers.
+/// Bytes of one of the first reads, which are one chunk. A client that asks for a blob and takes nothing makes its server hold one that is withheld, one
+/// that was read ahead where there is memory for it, and as much as HTTP/2 buffers.
 const CHUNK_BYTES: usize = DOWNLOAD_BYTES_AHEAD_MAX;
-/// Buffers kept for the next reads: what a few streams need at one time.
+/// Bytes of one of the later reads, where there is room: passing a chunk from one thread to another costs as much as reading one of the first.
+const LARGE_CHUNK_BYTES: usize = 4 * CHUNK_BYTES;
+/// Bytes that are taken before reads become larger: more than HTTP/2 buffers for somebody who takes nothing.
+const TAKEN_BYTES_MIN: u64 = 16 * CHUNK_BYTES as u64;
+/// Bytes that large chunks need besides: one that is withheld, and one that was read ahead.
+const LARGE_BYTES_MORE: usize = 2 * (LARGE_CHUNK_BYTES - CHUNK_BYTES);
+/// Buffers of each size kept for the next reads: what a few streams need at one time.
 const SPARE_BUFFERS_MAX: usize = 64;
 
-static SPARE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+static SPARE: [Mutex<Vec<Box<[u8]>>>; 2] = [const { Mutex::new(Vec::new()) }; 2];
 
 /// What was read, in memory that is used again afterwards: fresh memory would be zeroed and given back for every read.
 struct Buffer {
@@ -31,8 +37,8 @@ struct Buffer {
 }
 
 impl Buffer {
-    fn take() -> Self {
-        let memory = spare().pop().unwrap_or_else(|| vec![0; CHUNK_BYTES].into());
+    fn take(size: usize) -> Self {
+        let memory = spare(size).pop().unwrap_or_else(|| vec![0; size].into());
         Self { memory, filled: 0 }
     }
 }
@@ -46,15 +52,25 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        let mut spare = spare();
+        let mut spare = spare(memory.len());
         if spare.len() < SPARE_BUFFERS_MAX {
             spare.push(memory);
         }
     }
 }
 
-fn spare() -> MutexGuard<'static, Vec<Box<[u8]>>> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+fn spare(size: usize) -> MutexGuard<'static, Vec<Box<[u8]>>> {
+    SPARE[usize::from(size > CHUNK_BYTES)].lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far a file is read ahead of whoever takes its stream.
+pub(super) enum ReadAhead {
+    /// Not at all.
+    Nothing,
+    /// One chunk.
+    Chunk,
+    /// One chunk, and a larger one if the answer is that there is room for so many bytes more, until the stream ends.
+    Room(Box<dyn FnMut(usize) -> bool + Send>),
 }
 
 /// A file that is being read.
@@ -72,13 +88,13 @@ struct Read {
 }
 
 impl Reader {
-    fn read(mut self) -> Result<Read, StoreError> {
+    fn read(mut self, size: usize) -> Result<Read, StoreError> {
         let file = match self.file.take() {
             Some(file) => file,
             None => open(&self.path)?,
         };
-        let mut buffer = Buffer::take();
-        let wanted = CHUNK_BYTES.min(usize::try_from(self.rest()).unwrap_or(CHUNK_BYTES));
+        let mut buffer = Buffer::take(size);
+        let wanted = size.min(usize::try_from(self.rest()).unwrap_or(size));
         buffer.filled = self.read_at(&*file, &mut buffer.memory[..wanted])?;
         let is_short = buffer.filled < wanted;
         self.hasher.update(buffer.as_ref());
@@ -112,10 +128,60 @@ impl Reader {
 enum Next {
     Waiting(Reader),
     Reading(JoinHandle<Result<Read, StoreError>>),
+    /// Only while the next is found.
+    Nothing,
 }
 
-fn begin(reader: Reader) -> JoinHandle<Result<Read, StoreError>> {
-    tokio::task::spawn_blocking(move || reader.read())
+/// A file on its way.
+struct Outgoing {
+    next: Next,
+    on_corrupt: Option<OnCorrupt>,
+    ahead: ReadAhead,
+    /// Bytes of one read.
+    size: usize,
+    taken_bytes: u64,
+}
+
+impl Outgoing {
+    fn begin(&self, reader: Reader) -> JoinHandle<Result<Read, StoreError>> {
+        let size = self.size;
+        tokio::task::spawn_blocking(move || reader.read(size))
+    }
+
+    /// Reads more at a time if the stream is taken and there is room.
+    fn grow(&mut self) {
+        if self.size < LARGE_CHUNK_BYTES
+            && self.taken_bytes >= TAKEN_BYTES_MIN
+            && let ReadAhead::Room(has_room) = &mut self.ahead
+        {
+            if has_room(LARGE_BYTES_MORE) {
+                self.size = LARGE_CHUNK_BYTES;
+            } else {
+                self.ahead = ReadAhead::Chunk;
+            }
+        }
+    }
+
+    async fn chunk(mut self) -> (Result<Bytes, StoreError>, Option<Self>) {
+        let reading = match std::mem::replace(&mut self.next, Next::Nothing) {
+            Next::Waiting(reader) => self.begin(reader),
+            Next::Reading(reading) => reading,
+            Next::Nothing => return (Ok(Bytes::new()), None),
+        };
+        match joined(reading).await {
+            Ok(Read { chunk, reader: None }) => (Ok(chunk), None),
+            Ok(Read { chunk, reader: Some(reader) }) => {
+                self.taken_bytes += chunk.len() as u64;
+                self.grow();
+                self.next = match self.ahead {
+                    ReadAhead::Nothing => Next::Waiting(reader),
+                    _ => Next::Reading(self.begin(reader)),
+                };
+                (Ok(chunk), Some(self))
+            }
+            Err(error) => (Err(blame(error, self.on_corrupt)), None),
+        }
+    }
 }
 
 /// The chunks of a file, the last one only if all of it has verified. `on_corrupt` is told when it has not; then the error is
@@ -124,25 +190,12 @@ pub(super) fn chunks(
     file: Option<Arc<dyn StoreFile>>,
     path: PathBuf,
     digest: Digest,
-    reads_ahead: bool,
+    ahead: ReadAhead,
     on_corrupt: Option<OnCorrupt>,
 ) -> BoxStream<'static, Result<Bytes, StoreError>> {
     let reader = Reader { file, path, digest, hasher: Hasher::new(digest.function) };
-    stream::unfold(Some((Next::Waiting(reader), on_corrupt)), move |state| async move {
-        let (next, on_corrupt) = state?;
-        let reading = match next {
-            Next::Waiting(reader) => begin(reader),
-            Next::Reading(reading) => reading,
-        };
-        match joined(reading).await {
-            Ok(Read { chunk, reader }) => {
-                let ahead = |reader| if reads_ahead { Next::Reading(begin(reader)) } else { Next::Waiting(reader) };
-                Some((Ok(chunk), reader.map(|reader| (ahead(reader), on_corrupt))))
-            }
-            Err(error) => Some((Err(blame(error, on_corrupt)), None)),
-        }
-    })
-    .boxed()
+    let outgoing = Outgoing { next: Next::Waiting(reader), on_corrupt, ahead, size: CHUNK_BYTES, taken_bytes: 0 };
+    stream::unfold(Some(outgoing), |outgoing| async move { Some(outgoing?.chunk().await) }).boxed()
 }
 
 fn blame(error: StoreError, on_corrupt: Option<OnCorrupt>) -> StoreError {

@@ -125,12 +125,17 @@ async fn files_of_every_size_around_a_read_come_out_whole_and_shorter_ones_do_no
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     let chunk = 64 * 1024_usize;
-    for size in [1, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, 3 * chunk + 1, 5 * chunk, 7 * chunk - 1] {
+    let few = [1, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, 3 * chunk + 1, 5 * chunk, 7 * chunk - 1];
+    // More than is read in the smaller chunks of the beginning.
+    let many = [16 * chunk - 1, 16 * chunk, 17 * chunk, 20 * chunk + 1, 28 * chunk, 33 * chunk - 1];
+    for size in few.into_iter().chain(many) {
         let bytes: Vec<u8> = (0..size).map(|position| (position * 31 % 251) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
         for blob in [
             Blob::from_file(&path, Digest::of(&bytes)),
             Blob::from_file(&path, Digest::of(&bytes)).without_read_ahead(),
+            Blob::from_file(&path, Digest::of(&bytes)).with_room(|_| true),
+            Blob::from_file(&path, Digest::of(&bytes)).with_room(|_| false),
         ] {
             let chunks: Vec<Bytes> = blob.into_stream().try_collect().await.unwrap();
             assert_eq!(chunks.concat(), bytes, "{size}");
@@ -138,10 +143,38 @@ async fn files_of_every_size_around_a_read_come_out_whole_and_shorter_ones_do_no
         for missing in [1, chunk] {
             let Some(rest) = size.checked_sub(missing) else { continue };
             std::fs::write(&path, &bytes[..rest]).unwrap();
-            let (count, error) = handed_out(Blob::from_file(&path, Digest::of(&bytes))).await;
+            let blob = Blob::from_file(&path, Digest::of(&bytes)).with_room(|_| true);
+            let (count, error) = handed_out(blob).await;
             assert!(matches!(error, Some(StoreError::Mismatch { .. })), "{size} - {missing}: {error:?}");
             assert!(count < bytes.len(), "{size} - {missing}");
         }
+    }
+}
+
+#[tokio::test]
+async fn room_is_asked_for_once_and_only_when_a_stream_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let bytes = vec![1; 4 << 20];
+    std::fs::write(&path, &bytes).unwrap();
+    for has_room in [true, false] {
+        let (asked, asking) = std::sync::mpsc::channel();
+        let blob = Blob::from_file(&path, Digest::of(&bytes)).with_room(move |bytes| {
+            asked.send(bytes).unwrap();
+            has_room
+        });
+        let mut chunks = blob.into_stream();
+        let mut taken = 0;
+        while taken < 1 << 20 {
+            assert!(asking.try_recv().is_err(), "{taken} bytes are taken");
+            let chunk = chunks.next().await.unwrap().unwrap();
+            assert_eq!(chunk.len(), 64 * 1024);
+            taken += chunk.len();
+        }
+        let rest: Vec<Bytes> = chunks.try_collect().await.unwrap();
+        assert_eq!(rest.iter().any(|chunk| chunk.len() > 64 * 1024), has_room);
+        assert_eq!(asking.iter().collect::<Vec<_>>(), [2 * 192 * 1024]);
+        assert_eq!(taken + rest.iter().map(Bytes::len).sum::<usize>(), bytes.len());
     }
 }
 

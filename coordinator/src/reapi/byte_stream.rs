@@ -81,7 +81,15 @@ impl ByteStream for ByteStreamService {
         let blob = found.map_err(|error| status_of(&error))?;
         // Where memory is short, a download becomes slower rather than impossible.
         let ahead = self.budget.take(DOWNLOAD_BYTES_AHEAD_MAX).ok();
-        let blob = if ahead.is_some() { blob } else { blob.without_read_ahead() };
+        let blob = if ahead.is_some() {
+            let (budget, mut more) = (self.budget.clone(), Vec::new());
+            blob.with_room(move |bytes| {
+                more.extend(budget.take(bytes).ok());
+                !more.is_empty()
+            })
+        } else {
+            blob.without_read_ahead()
+        };
         let chunks = window(blob.into_stream(), offset, limit);
         let chunks = match encoding {
             Encoding::Identity => chunks.boxed(),
