@@ -22,6 +22,8 @@ pub enum Kind {
     Property,
     /// The base under the environment.
     Base,
+    /// A setting of a service.
+    Service,
     /// A path that is asked for as output.
     Output,
     /// A limit of the environment, or the action's own time.
@@ -41,6 +43,7 @@ impl Kind {
             Self::WorkingDirectory => "working directory",
             Self::Property => "property",
             Self::Base => "base",
+            Self::Service => "service",
             Self::Output => "output",
             Self::Limit => "limit",
             Self::Setting => "setting",
@@ -211,7 +214,8 @@ impl Subject {
         let base = requirements.base.unwrap_or_default();
         let digest = base.digest.as_ref().map(Digest::try_from).transpose().map_err(malformed)?;
         let pinned = digest.map_or_else(String::new, |digest| format!(" {digest}"));
-        subject.part(Kind::Base, "", format!("{}{pinned}", base.name));
+        let name = if base.image.is_empty() { base.name } else { base.image };
+        subject.part(Kind::Base, "", format!("{name}{pinned}"));
         let limits = target.limits.unwrap_or_default();
         subject.part(Kind::Limit, "memory_bytes", limits.memory_bytes.to_string());
         subject.part(Kind::Limit, "processes", limits.processes.to_string());
@@ -220,16 +224,66 @@ impl Subject {
         subject.part(Kind::Setting, "shards", target.shards.to_string());
         for (position, layer) in target.layers.iter().enumerate() {
             let root = Digest::try_from(&layer.root.clone().unwrap_or_default()).map_err(malformed)?;
-            subject.layer(position, layer, root);
+            subject.layer(position, layer, "", root);
+        }
+        for service in &target.services {
+            subject.service(service)?;
         }
         Ok(subject)
     }
 
+    /// How long a service is waited for is in no key.
+    fn service(&mut self, service: &v1::ServiceSpec) -> Result<(), SubjectError> {
+        use v1::service_spec::Ready;
+        let name = &service.name;
+        let mut part = |what: &str, value: String| self.part(Kind::Service, &format!("{name} {what}"), value);
+        let command = service.command.clone().unwrap_or_default();
+        part("command", command.arguments.join(" "));
+        part("directory", command.working_directory);
+        for variable in &command.environment {
+            part(&format!("variable {}", variable.key), variable.value.clone());
+        }
+        part("base", if service.without_base { "none" } else { "that of the target" }.to_owned());
+        part("image", service.image.clone());
+        part("setup", service.setup.join(" "));
+        part("data", service.data.clone());
+        part(
+            "ready",
+            match &service.ready {
+                Some(Ready::Tcp(port)) => format!("tcp {port}"),
+                Some(Ready::Http(probe)) => format!("http {} {}", probe.port, probe.path),
+                Some(Ready::Exec(probe)) => format!("exec {}", probe.arguments.join(" ")),
+                Some(Ready::Log(text)) => format!("log {text}"),
+                None => String::new(),
+            },
+        );
+        part("after", service.after.join(" "));
+        part("clone", service.clone().as_str_name().to_owned());
+        for export in &service.export {
+            part(&format!("export {}", export.key), export.value.clone());
+        }
+        let limits = service.limits.unwrap_or_default();
+        for (what, number) in [
+            ("memory_bytes", limits.memory_bytes),
+            ("processes", limits.processes.into()),
+            ("output_bytes", limits.output_bytes),
+        ] {
+            part(what, number.to_string());
+        }
+        part("profile", limits.profile().as_str_name().to_owned());
+        for (position, layer) in service.layers.iter().enumerate() {
+            let malformed = |source| SubjectError::Malformed { what: "a service", source };
+            let root = Digest::try_from(&layer.root.clone().unwrap_or_default()).map_err(malformed)?;
+            self.layer(position, layer, &format!("service {name}: "), root);
+        }
+        Ok(())
+    }
+
     /// Several layers may be at one place; the later one is then told apart by its position.
-    fn layer(&mut self, position: usize, layer: &v1::Layer, root: Digest) {
+    fn layer(&mut self, position: usize, layer: &v1::Layer, whose: &str, root: Digest) {
         let place = match layer.mount_path.as_str() {
-            "/" => String::new(),
-            path => path.to_owned(),
+            "/" => whose.to_owned(),
+            path => format!("{whose}{path}"),
         };
         let place = match self.trees.contains_key(&place) {
             true => format!("{place} (layer {position}, {})", layer.purpose),
@@ -268,7 +322,11 @@ mod tests {
             }),
             layers: vec![layer("/", 1), layer("/", 2), layer("/data", 3)],
             requirements: Some(v1::Requirements {
-                base: Some(v1::BaseRequest { name: "debian".into(), digest: Some(Digest::of(b"base").into()) }),
+                base: Some(v1::BaseRequest {
+                    name: "debian".into(),
+                    digest: Some(Digest::of(b"base").into()),
+                    image: String::new(),
+                }),
                 properties: vec![property("arch", "x86_64")],
                 ..v1::Requirements::default()
             }),
@@ -278,12 +336,42 @@ mod tests {
                 output_bytes: 3,
                 ..Default::default()
             }),
+            services: vec![v1::ServiceSpec {
+                name: "db".into(),
+                layers: vec![layer("/", 4)],
+                export: vec![property("URL", "{host}")],
+                deadline_ms: 1,
+                ..v1::ServiceSpec::default()
+            }],
             ..v1::TargetSpec::default()
         };
         let subject = Subject::of_target(&target).unwrap();
         let of = |kind: Kind| subject.parts.keys().filter(|(one, _)| *one == kind).count();
         assert_eq!([Kind::Argument, Kind::Variable, Kind::Property, Kind::Base, Kind::Limit].map(of), [2, 1, 1, 1, 3]);
         let places: Vec<_> = subject.trees.keys().map(String::as_str).collect();
-        assert_eq!(places, ["", " (layer 1, package)", "/data"]);
+        assert_eq!(places, ["", " (layer 1, package)", "/data", "service db: "]);
+        let mut changed = target.clone();
+        let of_service = |target: &v1::TargetSpec| Subject::of_target(target).unwrap();
+        let service = &mut changed.services[0];
+        service.deadline_ms = 2;
+        assert_eq!(of_service(&changed), subject);
+        type Change = fn(&mut v1::ServiceSpec);
+        let changes: [Change; 10] = [
+            |service| service.command = Some(v1::CommandSpec { arguments: vec!["x".into()], ..Default::default() }),
+            |service| service.without_base = true,
+            |service| service.image = "sha256:1".into(),
+            |service| service.setup = vec!["x".into()],
+            |service| service.data = "/x".into(),
+            |service| service.ready = Some(v1::service_spec::Ready::Tcp(1)),
+            |service| service.after = vec!["x".into()],
+            |service| service.set_clone(v1::CloneMode::CopyOnWrite),
+            |service| service.export.clear(),
+            |service| service.layers.clear(),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut changed = target.clone();
+            change(&mut changed.services[0]);
+            assert_ne!(of_service(&changed), subject, "{number}");
+        }
     }
 }
