@@ -8,7 +8,7 @@ use muster_environment::{
     BaseConfig, DockerConfig, DockerEnvironment, Environment, EnvironmentError, HostConfig, HostEnvironment,
     SandboxConfig, SandboxEnvironment,
 };
-use muster_model::platform::{EnvironmentKind, Offer};
+use muster_model::platform::{EnvironmentKind, Offer, Weakness};
 
 use crate::data::DataDirectory;
 use crate::{AgentError, Config};

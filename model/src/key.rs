@@ -8,7 +8,7 @@
 //! that is a *second* key looked up after this one, not a change to it.
 
 use crate::digest::hex;
-use crate::platform::BaseRequest;
+use crate::platform::{BaseRequest, EnvironmentKind};
 use crate::service::{Probe, ServiceSpec};
 use crate::spec::{EnvironmentLimits, TargetSpec};
 use crate::{Digest, DigestFunction};
@@ -103,6 +103,10 @@ pub fn target_key(target: &TargetSpec) -> ActionKey {
 pub fn services_key(target: &TargetSpec) -> ActionKey {
     let mut fields = Fields::new("muster 2026-11 services key v1");
     fields.base(&target.requirements.base);
+    // Services in sandboxes keep the key that they had before there were others.
+    if target.requirements.environment != EnvironmentKind::Sandbox {
+        fields.text(target.requirements.environment.name());
+    }
     for service in &target.services {
         fields.service(service);
     }
@@ -224,6 +228,10 @@ impl Fields {
         if !service.with_base {
             self.text("without base");
         }
+        if let Some(image) = &service.image {
+            self.text("image");
+            self.text(image.as_str());
+        }
         self.count(service.layers.len());
         for layer in &service.layers {
             self.digest(&layer.root);
@@ -274,7 +282,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::{Base, EngineImage, EnvironmentKind, Requirements, Weakness};
+    use crate::platform::{Base, EngineImage, Requirements, Weakness};
     use crate::service::CloneMode;
     use crate::spec::{CommandSpec, EnvironmentLimits, FrameworkKind, Layer, Profile, TargetPolicy};
     use alloc::vec;
@@ -285,6 +293,7 @@ mod tests {
             name: "a".into(),
             command: CommandSpec { arguments: vec!["server".into()], ..CommandSpec::default() },
             with_base: true,
+            image: None,
             layers: Vec::new(),
             setup: vec!["a".into()],
             data: "/a".into(),
@@ -376,6 +385,10 @@ mod tests {
             |target| target.services.push(ServiceSpec { export: vec![("A".into(), "b".into())], ..service() }),
             |target| target.services.push(ServiceSpec { layers: target.layers.clone(), ..service() }),
             |target| target.services.push(ServiceSpec { with_base: false, ..service() }),
+            |target| {
+                let image = EngineImage::parse(&alloc::format!("sha256:{}", "0".repeat(64)));
+                target.services.push(ServiceSpec { image, ..service() });
+            },
             |target| {
                 target
                     .services

@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use crate::platform::EngineImage;
 use crate::spec::{CommandSpec, EnvironmentLimits, Layer};
 
 /// A program that tests talk to.
@@ -13,8 +14,10 @@ pub struct ServiceSpec {
     pub name: String,
     /// The program.
     pub command: CommandSpec,
-    /// Whether it sees the target's base; one that has an image of its own, its lowest layer, does not.
+    /// Whether it sees the target's base, or its Docker image; one that has an image of its own does not.
     pub with_base: bool,
+    /// A Docker image of its own, for containers; an image of the fleet's is its lowest layer.
+    pub image: Option<EngineImage>,
     /// What it sees above the base; writable to it, never changed by it.
     pub layers: Vec<Layer>,
     /// A program and its arguments that makes the data, once for each content of this service; empty when nothing has to be made.

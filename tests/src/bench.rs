@@ -6,6 +6,9 @@ mod actions;
 mod bazel;
 mod cache;
 mod cargo;
+#[path = "../../agent/environment/tests/docker/engine.rs"]
+#[allow(dead_code, reason = "tests look closer")]
+mod engine;
 mod environments;
 mod python;
 mod recovery;

@@ -5,7 +5,7 @@ mod engine;
 
 use std::process::Command;
 
-use muster_tests::programs::{Fleet, Place, eventually};
+use muster_tests::programs::{Fleet, Place, eventually, start_until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -93,13 +93,13 @@ fn a_suite_runs_in_a_container_of_an_imported_image() {
     });
     let run = place.test(&["--fleet", &fleet.url()]);
     run.assert_complete();
-    let outcomes = run.outcomes();
-    let of = |name: &str| {
-        let found = outcomes.iter().find(|(case, _)| case.contains(name));
-        found.map(|(_, outcome)| outcome.clone()).unwrap_or_else(|| panic!("{name}: {outcomes:?}"))
-    };
-    let seen = ["look", "fail", "fill", "wait"].map(of);
-    assert_eq!(seen, ["passed", "failed", "failed", "timed_out"], "{run:#?}\n{}\n{}", fleet.logs(), engine.log());
+    let finished = run.events.iter().filter(|event| event["event"] == "case_finished");
+    let mut seen: Vec<_> = finished
+        .map(|event| (event["suite"].as_str().unwrap_or_default(), event["outcome"].as_str().unwrap_or_default()))
+        .collect();
+    seen.sort_unstable();
+    let expected = [("fail", "failed"), ("fill", "memory_exceeded"), ("look", "passed"), ("wait", "timed_out")];
+    assert_eq!(seen, expected, "{run:#?}\n{}\n{}", fleet.logs(), engine.log());
     // A result of a container is as good as one of a sandbox, and not one of a sandbox's.
     let again = place.test(&["--fleet", &fleet.url(), "look"]);
     assert_eq!(again.count("cached"), 1, "{again:#?}");
@@ -138,4 +138,39 @@ fn an_agent_that_is_killed_leaves_nothing_and_the_run_is_green() {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     let directory = place.beside("fleet").to_string_lossy().into_owned();
     assert!(!mounts.contains(&directory), "{mounts}");
+}
+
+#[test]
+fn postgresql_and_redis_in_containers_outlive_an_agent_that_is_killed() {
+    let engine = Engine::start();
+    let place = Place::of("services");
+    let mark = format!("muster-containers-{}", std::process::id());
+    let text = std::fs::read_to_string(place.project().join("muster.toml")).expect("the fixture has one");
+    let text = text.replace("MARK", &mark).replace("kind = \"sandbox\"", "kind = \"docker\"");
+    place.write("muster.toml", &text.replace("[test]", "[test]\nenv = { PAUSE = \"0.3\" }"));
+    let mut fleet = Fleet::start(&place, 0);
+    fleet.start_agent(&[&flag(&engine)]);
+    fleet.start_agent(&[&flag(&engine)]);
+    fleet.wait_for_agents(&place, 2);
+    let command = place.muster(["test", "--format", "json", "--fleet", &fleet.url()]);
+    let running = start_until(command, |event| event["event"] == "case_finished");
+    drop(fleet.agents.remove(0));
+    let run = running.finish();
+    assert_eq!((run.code, run.count("planned"), run.count("passed")), (Some(0), 8, 8), "{run:#?}\n{}", fleet.logs());
+    run.assert_complete();
+    let servers = || {
+        let processes = std::fs::read_dir("/proc").expect("processes are shown").flatten();
+        let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        lines.filter(|line| String::from_utf8_lossy(line).contains(&format!("cluster_name={mark}"))).count()
+    };
+    eventually("services are kept warm for the next run", || {
+        let status = fleet.status(&place);
+        let warm = status["agents"].as_array().into_iter().flatten().flat_map(|agent| agent["services"].as_array());
+        warm.flatten().any(|services| services["names"] == json!(["postgres", "redis"]))
+    });
+    assert!(servers() > 0, "what is shown as warm runs");
+    // Whoever is left takes away what the killed one had in the engine.
+    fleet.agents[0].signal(Signal::SIGTERM);
+    fleet.agents[0].wait();
+    assert_eq!((servers(), engine.labelled().as_str()), (0, ""), "{}", engine.docker(&["ps", "--all"]));
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use crate::attack::{Attack, address, given, path};
@@ -39,6 +40,16 @@ pub(crate) fn perform(action: &str, attack: &mut Attack) -> bool {
         "H32" => farm(),
         "H33" => odd_outputs(attack),
         "H50" => plant(),
+        "H52" => {
+            let engine = given("CANARY_ENGINE");
+            for socket in [&*engine, "/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock"] {
+                attack.fails(socket, UnixStream::connect(socket));
+            }
+            for place in ["/host", "/rootfs", "/var/lib/docker", "/root/.docker"] {
+                attack.fails(place, fs::read_dir(place));
+            }
+            devices(attack);
+        }
         "H50-look" => {
             for name in PLANTS {
                 attack.never(name, fs::symlink_metadata(name).is_ok());

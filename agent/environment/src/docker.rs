@@ -14,6 +14,7 @@ mod door;
 mod engine;
 mod image;
 mod mounts;
+pub(crate) mod network;
 mod place;
 mod policy;
 mod readiness;
@@ -58,7 +59,7 @@ use crate::sandbox::skeleton::Skeleton;
 use crate::sandbox::{HOST_ID_DEFAULT, landlock_version};
 use crate::{
     BaseConfig, Environment, EnvironmentError, EnvironmentSpec, Exit, KillSwitch, OutputChunk, Prepared, Readiness,
-    Variables,
+    SharedNetwork, Variables,
 };
 
 /// Names of agents' directories begin with it.
@@ -165,6 +166,13 @@ impl DockerEnvironment {
         if is_whole { Vec::new() } else { vec![Weakness::Landlock] }
     }
 
+    async fn make(&self, spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
+        let (shared, remains) = (self.shared.clone(), self.cleaner.remains());
+        // To its end even if nobody waits for it: a container that the engine makes meanwhile would have no owner.
+        let made = tokio::spawn(shared.make(remains, spec)).await;
+        made.map_err(|error| step("make a container", io::Error::other(error)))?
+    }
+
     /// Who must own the files of layers.
     pub fn owner(&self) -> (u32, u32) {
         self.shared.owner
@@ -175,9 +183,8 @@ impl Shared {
     /// Makes everything on the way to a first process that waits.
     async fn make(self: Arc<Self>, mut remains: Remains, mut spec: EnvironmentSpec) -> Result<Place, EnvironmentError> {
         let started = Instant::now();
-        if spec.network.is_some() {
-            return Err(EnvironmentError::Invalid("containers do not share networks yet".into()));
-        }
+        let network = spec.network.clone();
+        let network = network.as_ref().map(SharedNetwork::of_containers).transpose()?;
         let mut under = Vec::new();
         if let Some(reference) = &spec.image {
             let image = self.images.find(&self.docker, &self.label, reference).await?;
@@ -200,6 +207,7 @@ impl Shared {
             processes: spec.processes,
             shown: &tree.shown,
             door: tree.door().to_string_lossy().into_owned(),
+            network: network.map(|members| members.container.as_str()),
             labels: engine::labels(&self.label),
         };
         let body = policy::container(wanted);
@@ -212,7 +220,7 @@ impl Shared {
         let counters = Counters(ForeignGroup::of(process_id));
         let first = Held::new(process, report, job)?;
         let preparation = started.elapsed();
-        Ok(Place { first, counters, roots, uppers, remains, shared: self, spec, preparation })
+        Ok(Place { first, process: process_id, counters, roots, uppers, remains, shared: self, spec, preparation })
     }
 
     /// Lays the layers over each other, above the directories `under` them.
@@ -300,11 +308,12 @@ impl Environment for DockerEnvironment {
         readiness::check(self)
     }
 
+    async fn network(&self) -> Result<SharedNetwork, EnvironmentError> {
+        Ok(network::Members::new(self.make(network::founder()).await?)?.into())
+    }
+
     async fn prepare(&self, spec: EnvironmentSpec) -> Result<Box<dyn Prepared>, EnvironmentError> {
-        let (shared, remains) = (self.shared.clone(), self.cleaner.remains());
-        // To its end even if nobody waits for it: a container that the engine makes meanwhile would have no owner.
-        let made = tokio::spawn(shared.make(remains, spec)).await;
-        Ok(Box::new(made.map_err(|error| step("make a container", io::Error::other(error)))??))
+        Ok(Box::new(self.make(spec).await?))
     }
 
     async fn run(

@@ -43,8 +43,13 @@ impl AsFd for FirstProcess {
 impl FirstProcess {
     /// Kills it, and with it everything in its namespace.
     pub(crate) fn kill(&self) {
+        self.signal(libc::SIGKILL);
+    }
+
+    /// Whether there was anybody to send a signal to; 0 is none and sent to nobody.
+    fn signal(&self, signal: libc::c_int) -> bool {
         // SAFETY: only a descriptor that we own and numbers are passed.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.descriptor.as_raw_fd(), libc::SIGKILL, 0, 0) };
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.descriptor.as_raw_fd(), signal, 0, 0) == 0 }
     }
 }
 
@@ -230,6 +235,11 @@ impl Held {
         self.process.get_ref().kill();
         // In version 1 what stands still does not die.
         overseer.thaw();
+    }
+
+    /// Whether the first process lives, or nobody has taken it away yet: its number is not given to anybody else.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.process.get_ref().signal(0)
     }
 
     /// Waits for the death of the first process, after which nothing in its namespace lives.

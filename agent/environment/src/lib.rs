@@ -16,6 +16,7 @@ mod groups;
 mod host;
 mod kill;
 mod layers;
+mod network;
 mod output;
 mod owned;
 mod sandbox;
@@ -31,7 +32,8 @@ pub use collect::Remains;
 pub use docker::{DockerConfig, DockerEnvironment};
 pub use error::EnvironmentError;
 pub use host::{HostConfig, HostEnvironment};
-pub use sandbox::{SandboxConfig, SandboxEnvironment, SharedNetwork};
+pub use network::SharedNetwork;
+pub use sandbox::{SandboxConfig, SandboxEnvironment};
 pub use spec::{
     Collector, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk, OutputStream, Readiness,
     ResourceUsage, StagedLayer, Variables,

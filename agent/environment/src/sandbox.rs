@@ -18,7 +18,7 @@ pub(crate) mod landlock;
 pub(crate) mod launch;
 pub(crate) mod launcher;
 pub(crate) mod message;
-mod network;
+pub(crate) mod network;
 pub(crate) mod plan;
 #[path = "../launcher/protocol.rs"]
 #[allow(dead_code, reason = "the other half is the launcher's")]
@@ -40,7 +40,6 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::job::variables;
 pub(crate) use self::landlock::version as landlock_version;
-pub use self::network::SharedNetwork;
 pub(crate) use self::readiness::forbidding_switches;
 use async_trait::async_trait;
 use muster_model::platform::{EnvironmentKind, Weakness};
@@ -59,7 +58,7 @@ use crate::kill::Killed;
 use crate::output::{OutputLimit, pump};
 use crate::{
     BaseConfig, Environment, EnvironmentError, EnvironmentSpec, Exit, ExitStatus, KillReason, KillSwitch, OutputChunk,
-    OutputStream, Prepared, Readiness, ResourceUsage,
+    OutputStream, Prepared, Readiness, ResourceUsage, SharedNetwork,
 };
 
 /// The user and group id of programs, as they see it.
@@ -218,7 +217,10 @@ impl SandboxEnvironment {
         let processes = matches!(*self.groups, Groups::None(_)).then_some(spec.processes);
         let job = job::make_job(&spec.command, spec.variables, processes)?;
         let (launch, slots) = match &spec.network {
-            Some(network) => (&network.0.launch, &network.0.slots),
+            Some(network) => {
+                let members = network.of_sandboxes()?;
+                (&members.launch, &members.slots)
+            }
             None => (&self.launch, &self.slots),
         };
         let (launch, groups, identity) = (launch.clone(), self.groups.clone(), self.identity);
@@ -367,7 +369,7 @@ impl Environment for SandboxEnvironment {
         let namespaces = founder.namespaces().await?;
         let launch = LaunchScripts::joining(&self.kernel.host(&self.skeleton, self.identity.is_root), &namespaces)?;
         let members = Members { founder, _namespaces: namespaces, launch: Arc::new(launch), slots: Arc::default() };
-        Ok(SharedNetwork(Arc::new(members)))
+        Ok(members.into())
     }
 
     async fn prepare(&self, spec: EnvironmentSpec) -> Result<Box<dyn Prepared>, EnvironmentError> {

@@ -8,6 +8,7 @@ use muster_environment::{
     SharedNetwork, StagedLayer,
 };
 use muster_model::limits;
+use muster_model::platform::EngineImage;
 use muster_model::service::{CloneMode, DATABASE_DEFAULT, Probe, ServiceSpec};
 use muster_model::spec::CommandSpec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +32,8 @@ pub(super) struct Home {
     pub(super) environment: Arc<dyn Environment>,
     pub(super) network: SharedNetwork,
     pub(super) with_base: bool,
+    /// The target's Docker image, which takes the place of a base.
+    pub(super) image: Option<EngineImage>,
 }
 
 impl Home {
@@ -41,7 +44,7 @@ impl Home {
         let processes = or_default(wanted.processes.into(), limits::ENVIRONMENT_PROCESSES_DEFAULT.into());
         EnvironmentSpec {
             with_base: self.with_base && service.with_base,
-            image: None,
+            image: service.image.clone().or_else(|| self.image.clone().filter(|_| service.with_base)),
             layers: layers.to_vec(),
             command: CommandSpec { arguments: arguments.to_vec(), ..service.command.clone() },
             variables: Default::default(),

@@ -49,7 +49,7 @@ impl Set {
         let base = &target.requirements.base;
         let network = environment.network().await;
         let network = network.map_err(|source| ServiceError::Environment { service: "network".to_owned(), source })?;
-        let home = Home { environment, network, with_base: base.shows_base() };
+        let home = Home { environment, network, with_base: base.shows_base(), image: base.image().cloned() };
         let mut set = Self { home, members: Vec::new(), databases: 0, _inputs: Vec::new() };
         let mut waiting: Vec<Arc<ServiceSpec>> = target.services.iter().cloned().map(Arc::new).collect();
         while !waiting.is_empty() {

@@ -199,6 +199,20 @@ fn a_suite_gets_the_image_of_the_environment_that_it_names() {
 }
 
 #[test]
+fn h52_what_no_environment_is_given_is_refused_by_the_name_of_a_rule() {
+    let asked = [
+        "privileged = true",
+        "network_mode = \"host\"",
+        "pid = \"host\"",
+        "volumes = [\"/:/host\", \"/var/run/docker.sock:/var/run/docker.sock\"]",
+        "devices = [\"/dev/kvm\"]",
+        "user = \"0:0\"",
+    ];
+    let told = asked.map(|key| complaint(&format!("[environment.db]\nkind = \"docker\"\n{key}\n")));
+    insta::assert_snapshot!(told.join(""));
+}
+
+#[test]
 fn an_image_has_the_right_form_and_takes_the_place_of_a_base() {
     insta::assert_snapshot!(complaint("[environment.db]\nimage = \"blake3:x\"\n"), @r#"
     muster.toml:2:9: `"blake3:x"` is not the name of an image, or a digest that `muster image import` printed

@@ -32,8 +32,8 @@ pub enum ProjectError {
         /// What would be right.
         hint: String,
     },
-    /// A suite has services and is to run elsewhere than in a sandbox.
-    #[error("suite {suite} has services, which need a sandbox")]
+    /// A suite has services and is to run on a bare host.
+    #[error("suite {suite} has services, and a bare host has no network for them")]
     Services {
         /// The suite's name.
         suite: String,

@@ -12,7 +12,7 @@ use muster_model::{Digest, limits};
 use super::config::cases::CaseSettings;
 use super::config::environments::ServiceSettings;
 use super::elf::add_libraries;
-use super::images::KnownImage;
+use super::images::{ImageReference, KnownImage};
 use super::layer::LayerBuilder;
 use super::stat_cache::{StatCache, Wanted};
 use super::{NotRun, PreparedRun, ProjectError, Suite, base, files};
@@ -130,7 +130,7 @@ impl Preparation {
     /// The services of the suite's environment.
     pub(crate) fn services(&mut self, suite: &Suite) -> Result<Vec<ServiceSpec>, ProjectError> {
         let settings = &suite.plan.settings;
-        if !settings.services.is_empty() && settings.environment.is_some_and(|kind| kind != EnvironmentKind::Sandbox) {
+        if !settings.services.is_empty() && settings.environment == Some(EnvironmentKind::Host) {
             return Err(ProjectError::Services { suite: suite.name.clone() });
         }
         settings.services.iter().map(|service| self.service(suite, service)).collect()
@@ -142,7 +142,12 @@ impl Preparation {
             self.notice(format!("data `{glob}` of service {} matches nothing", service.name));
         }
         let image = service.image.as_ref().map(|image| image.resolve(&self.images)).transpose()?.flatten();
-        let base = if image.is_some() { BaseRequest::None } else { suite.requirements().base };
+        let engine_image = match (&service.image, suite.plan.settings.environment) {
+            (Some(ImageReference::Engine(image)), Some(EnvironmentKind::Docker)) => Some(image.clone()),
+            _ => None,
+        };
+        let is_own = image.is_some() || engine_image.is_some();
+        let base = if is_own { BaseRequest::None } else { suite.requirements().base };
         add_libraries(&mut layer, None, &|path| base::is_shown(&base, path))?;
         let mut layers: Vec<Layer> = image.iter().map(|image| image_layer(image.root)).collect();
         if !layer.is_empty() {
@@ -170,7 +175,8 @@ impl Preparation {
         Ok(ServiceSpec {
             name: service.name.clone(),
             command: CommandSpec { arguments, environment, working_directory },
-            with_base: image.is_none(),
+            with_base: !is_own,
+            image: engine_image,
             layers,
             setup: service.setup.clone(),
             data: service.directory.clone(),

@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use muster_model::limits;
+use muster_model::platform::EngineImage;
 use muster_model::service::{CloneMode, Probe, ServiceSpec};
 use muster_model::spec::{EnvironmentLimits, Profile};
 
@@ -48,6 +49,7 @@ impl From<&ServiceSpec> for v1::ServiceSpec {
             command: Some((&service.command).into()),
             layers: service.layers.iter().map(layer_to_wire).collect(),
             without_base: !service.with_base,
+            image: service.image.as_ref().map(|image| image.as_str().to_owned()).unwrap_or_default(),
             setup: service.setup.clone(),
             data: service.data.clone(),
             ready: Some(match &service.ready {
@@ -109,6 +111,10 @@ fn one(service: &v1::ServiceSpec) -> Result<ServiceSpec, ConvertError> {
         Ok(v1::CloneMode::CopyOnWrite) => CloneMode::CopyOnWrite,
         Err(_) => return Err(ConvertError::new("service.clone", "is unknown")),
     };
+    let image = match service.image.as_str() {
+        "" => None,
+        text => Some(EngineImage::parse(text).ok_or_else(|| ConvertError::new("service.image", "is not by digest"))?),
+    };
     let ready = probe(required("service.ready", service.ready.as_ref())?)?;
     if clone == CloneMode::TemplateDatabase && !matches!(ready, Probe::Tcp(_)) {
         return Err(ConvertError::new("service.clone", "needs a service that is ready by tcp"));
@@ -125,6 +131,7 @@ fn one(service: &v1::ServiceSpec) -> Result<ServiceSpec, ConvertError> {
         name: service.name.clone(),
         command: command(required("service.command", service.command.as_ref())?)?,
         with_base: !service.without_base,
+        image,
         layers: service.layers.iter().map(layer).collect::<Result<_, _>>()?,
         setup: service.setup.clone(),
         data: service.data.clone(),

@@ -8,16 +8,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use muster_environment::{
-    Environment, EnvironmentSpec, KillSwitch, OutputChunk, SandboxConfig, SandboxEnvironment, Variables,
+    DockerConfig, DockerEnvironment, Environment, EnvironmentSpec, KillSwitch, OutputChunk, SandboxConfig,
+    SandboxEnvironment, Variables,
 };
 use muster_model::spec::{CommandSpec, Profile};
 use tokio::sync::mpsc;
 
+use super::engine::Engine;
 use super::{Bench, goal};
 use crate::load::process;
 
 /// Starts of each peer in a round, in turn.
 const STARTS: usize = 200;
+/// Containers are started so much more rarely: each takes the time of a hundred others.
+const CONTAINER_EVERY: usize = 20;
 /// Starts that are counted for what they leave.
 const LEFTOVER_STARTS: usize = 1000;
 /// Starts before the first count: what they make stays.
@@ -61,6 +65,13 @@ impl Bench {
             Peer::command("`bwrap --unshare-all`", &["bwrap", "--unshare-all", "--ro-bind", "/", "/", PROGRAM]),
         ];
         let mut sandbox = Peer::command("Muster's sandbox, `strict`", &[]);
+        let engine = Engine::start();
+        let containers =
+            DockerConfig::new(engine.socket(), directory.path().join("places"), directory.path().join("shared"));
+        let containers = DockerEnvironment::new(containers).expect("a driver");
+        let image = import(&engine, directory.path());
+        let mut docker = Peer::command("`docker run --rm --network none`", &[]);
+        let mut container = Peer::command("Muster's container", &[]);
         let mut parts: [(&str, Vec<Duration>); 3] =
             [("until it is ready", vec![]), ("from the word to its end", vec![]), ("from its end to clean", vec![])];
         for round in 0..self.rounds * STARTS + WARM_STARTS {
@@ -80,11 +91,20 @@ impl Bench {
                 let each = [exit.0, exit.1.execution, exit.1.cleaning];
                 parts.iter_mut().zip(each).for_each(|((_, times), time)| times.push(time));
             }
+            if is_counted && round % CONTAINER_EVERY == 0 {
+                let started = Instant::now();
+                engine.docker(&["run", "--rm", "--network", "none", &image, PROGRAM]);
+                docker.times.push(started.elapsed());
+                let started = Instant::now();
+                let exit = runtime.block_on(run(&containers, specification(&[PROGRAM])));
+                container.times.push(started.elapsed());
+                assert_eq!(exit.1.status, muster_environment::ExitStatus::Code(0), "{:?}", exit.1);
+            }
         }
         println!("\n### `{PROGRAM}` from its start until everything of it is clean\n");
         println!("| | p50 | p90 | p99 | p50 / first |\n|---|---:|---:|---:|---:|");
         let first = peers[0].percentile(50);
-        for peer in peers.iter().chain([&sandbox]) {
+        for peer in peers.iter().chain([&sandbox, &docker, &container]) {
             let [half, most, nearly_all] = [50, 90, 99].map(|percent| peer.percentile(percent));
             let ratio = half.as_secs_f64() / first.as_secs_f64();
             println!("| {} | {} | {} | {} | {ratio:.2} |", peer.name, shown(half), shown(most), shown(nearly_all));
@@ -215,6 +235,21 @@ fn driver(directory: &Path) -> SandboxEnvironment {
     driver
 }
 
+/// An image of nothing but the program and what it needs; gives its digest.
+fn import(engine: &Engine, directory: &Path) -> String {
+    let root = directory.join("image");
+    let listed = Command::new("ldd").arg(PROGRAM).output().expect("ldd starts").stdout;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    fs::create_dir_all(&root).expect("a directory");
+    let copied = Command::new("cp").args(["-L", "--parents", PROGRAM]).args(libraries).arg(&root).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    let archive = directory.join("image.tar");
+    let packed = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg(".").status();
+    assert!(packed.is_ok_and(|status| status.success()));
+    engine.docker(&["import", &archive.to_string_lossy()]).trim().to_owned()
+}
+
 fn specification(arguments: &[&str]) -> EnvironmentSpec {
     EnvironmentSpec {
         with_base: true,
@@ -237,7 +272,7 @@ fn specification(arguments: &[&str]) -> EnvironmentSpec {
 }
 
 /// Runs it to its end; also how long it took until the place was ready.
-async fn run(driver: &SandboxEnvironment, spec: EnvironmentSpec) -> (Duration, muster_environment::Exit) {
+async fn run(driver: &dyn Environment, spec: EnvironmentSpec) -> (Duration, muster_environment::Exit) {
     let started = Instant::now();
     let prepared = driver.prepare(spec).await.expect("a place");
     let ready = started.elapsed();

@@ -22,6 +22,8 @@ use crate::{
 /// A container whose first process waits for the word to start.
 pub(super) struct Place {
     pub(super) first: Held,
+    /// Its first process, as this machine numbers it.
+    pub(super) process: u32,
     pub(super) counters: Counters,
     pub(super) roots: Vec<Root>,
     pub(super) uppers: Uppers,

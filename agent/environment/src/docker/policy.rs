@@ -45,12 +45,14 @@ pub(super) struct Wanted<'a> {
     pub(super) shown: &'a [Shown],
     /// The directory with the launcher and the socket.
     pub(super) door: String,
+    /// The container whose network it shares; otherwise it has one of its own, with a loopback and nothing else.
+    pub(super) network: Option<&'a str>,
     pub(super) labels: HashMap<String, String>,
 }
 
 /// What the engine is asked for.
 pub(super) fn container(wanted: Wanted<'_>) -> ContainerCreateBody {
-    let Wanted { image, owner: (uid, gid), memory_bytes, processes, shown, door, labels } = wanted;
+    let Wanted { image, owner: (uid, gid), memory_bytes, processes, shown, door, network, labels } = wanted;
     let memory = i64::try_from(memory_bytes).unwrap_or(i64::MAX);
     let texts = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>());
     let mut mounts: Vec<Mount> = shown
@@ -63,7 +65,7 @@ pub(super) fn container(wanted: Wanted<'_>) -> ContainerCreateBody {
         cap_drop: texts(&["ALL"]),
         security_opt: texts(&["no-new-privileges"]),
         readonly_rootfs: Some(true),
-        network_mode: Some("none".to_owned()),
+        network_mode: Some(network.map_or_else(|| "none".to_owned(), |container| format!("container:{container}"))),
         ipc_mode: Some("private".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         memory: Some(memory),
@@ -84,7 +86,8 @@ pub(super) fn container(wanted: Wanted<'_>) -> ContainerCreateBody {
         ..HostConfig::default()
     };
     ContainerCreateBody {
-        hostname: Some(HOST_NAME.to_owned()),
+        // With the network come the host name and whether there is a network at all.
+        hostname: network.is_none().then(|| HOST_NAME.to_owned()),
         user: Some(format!("{uid}:{gid}")),
         image: Some(image),
         entrypoint: Some(door::command()),
@@ -95,7 +98,7 @@ pub(super) fn container(wanted: Wanted<'_>) -> ContainerCreateBody {
         attach_stderr: Some(false),
         open_stdin: Some(false),
         tty: Some(false),
-        network_disabled: Some(true),
+        network_disabled: Some(network.is_none()),
         labels: Some(labels),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
@@ -136,12 +139,11 @@ mod tests {
     }
 
     /// What a container may be given of what could be dangerous, whatever is asked for.
-    const GIVEN: [(&str, &str); 11] = [
+    const GIVEN: [(&str, &str); 10] = [
         ("Privileged", "false"),
         ("CapDrop", r#"["ALL"]"#),
         ("SecurityOpt", r#"["no-new-privileges"]"#),
         ("ReadonlyRootfs", "true"),
-        ("NetworkMode", r#""none""#),
         ("IpcMode", r#""private""#),
         ("CgroupnsMode", r#""private""#),
         ("Devices", "[]"),
@@ -150,8 +152,8 @@ mod tests {
         ("LogConfig", r#"{"Type":"none"}"#),
     ];
     /// What is given besides.
-    const NUMBERS: [&str; 7] =
-        ["Memory", "MemorySwap", "PidsLimit", "MaskedPaths", "ReadonlyPaths", "Mounts", "RestartPolicy"];
+    const NUMBERS: [&str; 8] =
+        ["NetworkMode", "Memory", "MemorySwap", "PidsLimit", "MaskedPaths", "ReadonlyPaths", "Mounts", "RestartPolicy"];
 
     proptest! {
         #[test]
@@ -161,14 +163,26 @@ mod tests {
             memory_bytes: u64,
             processes: u32,
             shown in shown(),
+            network in proptest::option::of("[0-9a-f]{12}"),
         ) {
             let sources: Vec<String> = shown.iter().map(|shown| shown.here.to_string_lossy().into_owned()).collect();
             let door = "/places/0/door".to_owned();
             let wanted =
-                Wanted { image, owner: (uid, uid), memory_bytes, processes, shown: &shown, door, labels: HashMap::new() };
+                Wanted {
+                    image,
+                    owner: (uid, uid),
+                    memory_bytes,
+                    processes,
+                    shown: &shown,
+                    door,
+                    network: network.as_deref(),
+                    labels: HashMap::new(),
+                };
             let body = serde_json::to_value(container(wanted)).expect("JSON");
             prop_assert_eq!(&body["User"], &json!(format!("{uid}:{uid}")));
-            prop_assert_eq!(&body["NetworkDisabled"], &json!(true));
+            prop_assert_eq!(&body["NetworkDisabled"], &json!(network.is_none()));
+            let mode = network.as_ref().map_or_else(|| "none".to_owned(), |network| format!("container:{network}"));
+            prop_assert_eq!(&body["HostConfig"]["NetworkMode"], &json!(mode));
             prop_assert!(body.get("Volumes").is_none() && body.get("ExposedPorts").is_none());
             let host = body["HostConfig"].as_object().expect("an object");
             for (name, value) in host {

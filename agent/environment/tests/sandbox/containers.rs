@@ -37,6 +37,44 @@ impl Containers {
         layer
     }
 
+    /// What the engine itself says that it gave to a container.
+    pub(crate) async fn was_given_nothing(&self, spec: EnvironmentSpec) -> Result<(), String> {
+        let prepared = self.driver.prepare(spec).await.map_err(|error| error.to_string())?;
+        let container = self.engine.docker(&["ps", "--quiet", "--filter", "status=running"]);
+        let inspected = self.engine.docker(&["inspect", container.trim()]);
+        drop(prepared);
+        let inspected: serde_json::Value = serde_json::from_str(&inspected).map_err(|error| error.to_string())?;
+        let host = &inspected[0]["HostConfig"];
+        let expected = serde_json::json!({
+            "Privileged": false, "NetworkMode": "none", "PidMode": "", "IpcMode": "private", "UTSMode": "",
+            "UsernsMode": "", "CgroupnsMode": "private", "CapDrop": ["ALL"], "ReadonlyRootfs": true,
+        });
+        for (name, value) in expected.as_object().into_iter().flatten() {
+            if &host[name] != value {
+                return Err(format!("{name} is {}", host[name]));
+            }
+        }
+        for name in ["CapAdd", "Binds", "Devices", "DeviceRequests", "VolumesFrom", "PortBindings", "GroupAdd"] {
+            let is_empty = match &host[name] {
+                serde_json::Value::Null => true,
+                serde_json::Value::Array(some) => some.is_empty(),
+                serde_json::Value::Object(some) => some.is_empty(),
+                _ => false,
+            };
+            if !is_empty {
+                return Err(format!("{name} is {}", host[name]));
+            }
+        }
+        let places = self.directory.path().join("places");
+        let mounts = inspected[0]["Mounts"].as_array().cloned().unwrap_or_default();
+        let is_ours =
+            |mount: &serde_json::Value| mount["Source"].as_str().is_some_and(|at| Path::new(at).starts_with(&places));
+        match mounts.iter().find(|mount| !is_ours(mount)) {
+            None if !mounts.is_empty() => Ok(()),
+            other => Err(format!("{other:?} is shown")),
+        }
+    }
+
     async fn run(&self, spec: EnvironmentSpec) -> (Exit, String) {
         finish(&self.driver, spec, KillSwitch::default()).await.unwrap_or_else(|error| {
             panic!("{error}: {:?}\n{}", std::error::Error::source(&error), self.engine.log());
@@ -82,6 +120,40 @@ async fn containers_run_programs_as_sandboxes_do() {
     drop(driver);
     assert_eq!(engine.labelled(), "");
     assert_eq!(fs::read_dir(directory.path().join("places")).expect("the directory").count(), 0);
+}
+
+#[tokio::test]
+async fn containers_in_one_network_talk_and_those_outside_do_not() {
+    let containers = Containers::new();
+    let network = containers.driver.network().await.expect("a network");
+    let refused = network.connect(8000).await.expect_err("nobody listens");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    let serve = "use IO::Socket::INET; my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1:8000', Listen => 5) or die; \
+                 while (my $c = $s->accept) { print $c `hostname`; close $c }";
+    let ask = "use IO::Socket::INET; my $s; for (1 .. 100) { $s = IO::Socket::INET->new('127.0.0.1:8000') and last; \
+               select undef, undef, undef, 0.05 } print $s ? <$s> : 'nobody', -e '/etc/resolv.conf' ? '' : ' no names';";
+    let mut server = program(&["perl", "-e", serve]);
+    server.network = Some(network.clone());
+    let switch = KillSwitch::default();
+    let serving = finish(&containers.driver, server, switch.clone());
+    let asking = async {
+        let mut client = program(&["perl", "-e", ask]);
+        client.network = Some(network.clone());
+        let told = containers.run(client).await.1;
+        let reached = network.connect(8000).await.is_ok();
+        let apart = containers.run(program(&["perl", "-e", &ask.replace("100", "1")])).await.1;
+        switch.pull();
+        (told, reached, apart)
+    };
+    let (served, (told, reached, apart)) = tokio::join!(serving, asking);
+    assert_eq!(served.expect("an exit").0.killed, Some(KillReason::Requested));
+    assert!(told.starts_with("muster\n") && apart.starts_with("nobody") && reached, "{told} {apart}");
+    drop(network);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !containers.engine.docker(&["ps", "--all", "--quiet"]).is_empty() {
+        assert!(std::time::Instant::now() < deadline, "{}", containers.engine.docker(&["ps", "--all"]));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test]

@@ -41,15 +41,6 @@ pub(crate) struct NamedEnvironment {
     pub(crate) services: Vec<ServiceSettings>,
 }
 
-/// What takes the place of a base.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Image {
-    /// The root `Directory` of a root file system.
-    Tree(Digest),
-    /// An image of the agents' Docker engines.
-    Docker(ImageReference),
-}
-
 /// One `[environment.NAME.service.SERVICE]` table.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ServiceSettings {
@@ -100,6 +91,35 @@ const SERVICE_KEYS: [&str; 12] = [
     "memory",
     "processes",
 ];
+/// What users of other fleets ask for and no environment is given, the name of the rule, and the rule.
+const REFUSED: [(&[&str], &str, &str); 6] = [
+    (
+        &["privileged", "cap_add", "capabilities", "security_opt", "sysctls"],
+        "no-rights",
+        "programs have no rights beyond an ordinary user's, and nothing gives them any",
+    ),
+    (
+        &["network", "network_mode", "ports", "links"],
+        "own-network",
+        "an environment has a loopback of its own, nothing else",
+    ),
+    (
+        &["pid", "ipc", "uts", "userns", "userns_mode", "cgroup", "cgroup_parent"],
+        "own-namespaces",
+        "none is the host's",
+    ),
+    (
+        &["volumes", "binds", "mounts", "tmpfs", "volumes_from"],
+        "own-files",
+        "only the base, inputs and images are shown",
+    ),
+    (
+        &["devices", "gpus", "device_cgroup_rules"],
+        "no-devices",
+        "only null, zero, full, random, urandom and terminals are there",
+    ),
+    (&["user", "group_add"], "own-user", "programs run as a user that owns nothing of the host's"),
+];
 const READY_KEYS: [&str; 6] = ["tcp", "http", "exec", "log", "deadline", "interval"];
 
 impl Reader<'_> {
@@ -133,22 +153,31 @@ impl Reader<'_> {
                         services.push((key, self.service(key, value)?));
                     }
                 }
-                _ => return Err(self.unknown(key, &ENVIRONMENT_KEYS)),
+                other => {
+                    if let Some((_, rule, reason)) = REFUSED.iter().find(|(names, ..)| names.contains(&other)) {
+                        let message = format!("`{other}` is refused by the rule `{rule}`: {reason}");
+                        let hint = "remove it; docs/security.md says what environments are given".to_owned();
+                        return Err(self.error(key.span(), message, hint));
+                    }
+                    return Err(self.unknown(key, &ENVIRONMENT_KEYS));
+                }
             }
         }
         if let (Some((key, _)), EnvironmentKind::Host) = (services.first(), environment.kind) {
             let message = "a bare host has no network for services of its own".to_owned();
             return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
         }
-        let shows_engines = |service: &ServiceSettings| matches!(service.image, Some(ImageReference::Engine(_)));
-        if let Some((key, _)) = services.iter().find(|(_, service)| shows_engines(service)) {
-            let message = "a service shows no image of a Docker engine".to_owned();
-            let hint = "import it: docker export CONTAINER, then muster image import";
+        let shows_engines = |image: &Option<ImageReference>| matches!(image, Some(ImageReference::Engine(_)));
+        if environment.kind != EnvironmentKind::Docker
+            && let Some(key) = services
+                .iter()
+                .find(|(_, service)| shows_engines(&service.image))
+                .map(|(key, _)| *key)
+                .or(image.filter(|_| shows_engines(&environment.image)))
+        {
+            let message = "only containers show an image of a Docker engine".to_owned();
+            let hint = "write kind = \"docker\", or import it: docker export CONTAINER, then muster image import";
             return Err(self.error(key.span(), message, hint.to_owned()));
-        }
-        if let (Some((key, _)), EnvironmentKind::Docker) = (services.first(), environment.kind) {
-            let message = "containers do not share a network with services yet".to_owned();
-            return Err(self.error(key.span(), message, "write kind = \"sandbox\"".to_owned()));
         }
         if let Some(key) = image {
             if environment.kind == EnvironmentKind::Host {
@@ -157,13 +186,6 @@ impl Reader<'_> {
             }
             for (_, service) in &mut services {
                 service.image = service.image.take().or_else(|| environment.image.clone());
-            }
-            if matches!(environment.image, Some(ImageReference::Engine(_)))
-                && environment.kind != EnvironmentKind::Docker
-            {
-                let message = "only containers show an image of a Docker engine".to_owned();
-                let hint = "write kind = \"docker\", or import it: docker export CONTAINER, then muster image import";
-                return Err(self.error(key.span(), message, hint.to_owned()));
             }
         }
         environment.services = self.ordered(services)?;

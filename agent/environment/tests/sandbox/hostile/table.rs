@@ -26,7 +26,7 @@ const fn test(id: &'static str, action: &'static str, outcome: &'static str) -> 
     Row { id, action, outcome, judge: Judge::Test }
 }
 
-pub(super) const TABLE: [Row; 51] = [
+pub(super) const TABLE: [Row; 52] = [
     program("H1", "make a user namespace with unshare, clone and clone3", "EPERM, EPERM, ENOSYS"),
     program("H2", "mount a tmpfs and change the network with the rights of a nested namespace", "EPERM"),
     program("H3", "open a netlink socket of the packet filter and of the audit system", "EPERM"),
@@ -106,4 +106,9 @@ pub(super) const TABLE: [Row; 51] = [
     test("H49", "die with a core, leave timers and daemons", "no core; nothing survives"),
     test("H50", "plant files for the next program", "it finds none, 100 times of 100"),
     test("H51", "end the preparation and the run at every point", "nothing is left (see also T1.3)"),
+    test(
+        "H52",
+        "ask for rights, a namespace, a directory or a device of the host's, or the engine's socket",
+        "no key says it, each refused by the rule's name; none is there, and the engine gave none (see also T1.9)",
+    ),
 ];
