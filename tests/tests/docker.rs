@@ -101,9 +101,32 @@ fn a_suite_runs_in_a_container_of_an_imported_image() {
     let expected = [("fail", "failed"), ("fill", "memory_exceeded"), ("look", "passed"), ("wait", "timed_out")];
     assert_eq!(seen, expected, "{run:#?}\n{}\n{}", fleet.logs(), engine.log());
     // A result of a container is as good as one of a sandbox, and not one of a sandbox's.
-    let again = place.test(&["--fleet", &fleet.url(), "look"]);
+    let again = place.test(&["--fleet", &fleet.url()]);
     assert_eq!(again.count("cached"), 1, "{again:#?}");
-    eventually("every container is gone", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
+
+    // The engine's own image, for the suite and a service of its.
+    let archive = place.beside("root.tar").to_string_lossy().into_owned();
+    let digest = engine.docker(&["import", &archive]);
+    script(&place, "engine.sh", "#!/bin/sh\ntest \"$(cat /release)\" = 'ID=imported' && test ! -e /usr/bin/env\n");
+    let digest = digest.trim();
+    place.write(
+        "muster.toml",
+        &format!(
+            "[test.engine]\ncommand = [\"./engine.sh\"]\nenvironment = \"engine\"\n\
+             [environment.engine]\nkind = \"docker\"\nimage = {digest:?}\n\
+             [environment.engine.service.waiter]\ncommand = [\"/bin/sh\", \"-c\", \"cat /release; exec sleep 600\"]\n\
+             ready = {{ log = \"ID=imported\" }}\n"
+        ),
+    );
+    let run = place.test(&["--fleet", &fleet.url()]);
+    assert_eq!((run.code, run.count("passed")), (Some(0), 1), "{run:#?}\n{}\n{}", fleet.logs(), engine.log());
+    eventually("the service is kept warm", || fleet.status(&place)["agents"].to_string().contains("waiter"));
+
+    let containers = engine.docker(&["ps", "--all", "--quiet"]).lines().count();
+    assert!(containers > 1, "the service and its network have one each");
+    eventually("every other container is gone", || {
+        engine.docker(&["ps", "--all", "--quiet", "--filter", "status=exited"]).is_empty()
+    });
     // Removed with the agent, which drains at its first signal.
     fleet.agents[0].signal(Signal::SIGTERM);
     fleet.agents[0].wait();
@@ -169,7 +192,9 @@ fn postgresql_and_redis_in_containers_outlive_an_agent_that_is_killed() {
         warm.flatten().any(|services| services["names"] == json!(["postgres", "redis"]))
     });
     assert!(servers() > 0, "what is shown as warm runs");
-    // Whoever is left takes away what the killed one had in the engine.
+    eventually("whoever is left has taken away what the killed one had in the engine", || {
+        engine.docker(&["ps", "--all", "--quiet", "--filter", "status=exited"]).is_empty()
+    });
     fleet.agents[0].signal(Signal::SIGTERM);
     fleet.agents[0].wait();
     assert_eq!((servers(), engine.labelled().as_str()), (0, ""), "{}", engine.docker(&["ps", "--all"]));

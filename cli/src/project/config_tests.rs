@@ -183,8 +183,8 @@ fn what_is_wrong_with_a_service_is_named_with_its_place() {
     hint: write a time from 10 ms to 50 ms
     "#);
     insta::assert_snapshot!(complaint("[environment.db]\nkind = \"sandbox\"\n[test]\nenvironment = \"bd\"\n"), @r#"
-    muster.toml:4:15: `"bd"` is not "sandbox", "host" or "db"
-    hint: write "sandbox", "host" or "db"
+    muster.toml:4:15: `"bd"` is not "sandbox", "docker", "host" or "db"
+    hint: write "sandbox", "docker", "host" or "db"
     "#);
 }
 
@@ -209,7 +209,7 @@ fn h52_what_no_environment_is_given_is_refused_by_the_name_of_a_rule() {
         "user = \"0:0\"",
     ];
     let told = asked.map(|key| complaint(&format!("[environment.db]\nkind = \"docker\"\n{key}\n")));
-    insta::assert_snapshot!(told.join(""));
+    insta::assert_snapshot!(told.join("\n"));
 }
 
 #[test]
