@@ -10,9 +10,11 @@ mod cargo;
 #[allow(dead_code, reason = "tests look closer")]
 mod engine;
 mod environments;
+mod postgres;
 mod python;
 mod recovery;
 mod scale;
+mod services;
 mod sleep;
 mod tools;
 mod touched;
@@ -147,6 +149,21 @@ impl Row {
 fn median(mut values: Vec<Duration>) -> Duration {
     values.sort_unstable();
     values[values.len() / 2]
+}
+
+/// The value that so many of a hundred do not exceed.
+///
+/// # Panics
+///
+/// When there are none.
+fn percentile(values: &[Duration], percent: usize) -> Duration {
+    let mut values = values.to_vec();
+    values.sort_unstable();
+    values[(values.len() - 1) * percent / 100]
+}
+
+fn shown(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
 }
 
 /// Prints rows as a Markdown table, each beside the first.

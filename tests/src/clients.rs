@@ -11,13 +11,5 @@ use std::path::PathBuf;
 ///
 /// When it is not there.
 pub fn prepared(name: &str) -> PathBuf {
-    let cache = std::env::var_os("MUSTER_BUILD_CACHE").map(PathBuf::from).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").expect("a home directory");
-        let caches =
-            std::env::var_os("XDG_CACHE_HOME").map_or_else(|| PathBuf::from(home).join(".cache"), PathBuf::from);
-        caches.join("muster-build")
-    });
-    let program = cache.join("clients/bin").join(name);
-    assert!(program.exists(), "{} is not there; hint: scripts/prepare", program.display());
-    program
+    crate::prepared(&format!("clients/bin/{name}"))
 }

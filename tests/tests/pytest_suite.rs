@@ -1,35 +1,10 @@
 //! `muster test` on pytest projects: one interpreter a shard, each case its own result, a crash charged to the case that was running.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::OnceLock;
-
 use muster_tests::programs::{Place, TestRun};
-
-/// A virtual environment with pytest, made once for all tests of this file and kept in the build directory.
-fn python() -> PathBuf {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON
-        .get_or_init(|| {
-            let test = std::env::current_exe().expect("a running program has a path");
-            let place = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("pytest-environment");
-            let python = place.join("bin/python");
-            if !place.join("complete").exists() {
-                let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place).status();
-                assert!(made.expect("python3 starts").success(), "python3 -m venv works");
-                let installed = Command::new(&python)
-                    .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pytest==9.*"])
-                    .status();
-                assert!(installed.expect("pip starts").success(), "pip install pytest works");
-                std::fs::write(place.join("complete"), "").expect("is written");
-            }
-            python
-        })
-        .clone()
-}
+use muster_tests::python::interpreter;
 
 fn test(place: &Place, arguments: &[&str]) -> TestRun {
-    let python = python();
+    let python = interpreter();
     place.write("muster.toml", &format!("[test.suite]\nframework = \"pytest\"\npython = {python:?}\n"));
     place.test(arguments)
 }

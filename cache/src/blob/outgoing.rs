@@ -20,8 +20,9 @@ use crate::hash::Hasher;
 const CHUNK_BYTES: usize = DOWNLOAD_BYTES_AHEAD_MAX;
 /// Bytes of one of the later reads, where there is room: passing a chunk from one thread to another costs as much as reading one of the first.
 const LARGE_CHUNK_BYTES: usize = 4 * CHUNK_BYTES;
-/// Bytes that are taken before reads become larger: more than HTTP/2 buffers for somebody who takes nothing.
-const TAKEN_BYTES_MIN: u64 = 16 * CHUNK_BYTES as u64;
+/// Bytes that are taken before reads become larger: more than HTTP/2 and the sockets of both sides buffer for somebody who takes nothing (Linux: 4 MiB and
+/// 6 MiB, `tcp_wmem` and `tcp_rmem` in `tcp(7)`).
+const TAKEN_BYTES_MIN: u64 = 256 * CHUNK_BYTES as u64;
 /// Bytes that large chunks need besides: one that is withheld, and one that was read ahead.
 const LARGE_BYTES_MORE: usize = 2 * (LARGE_CHUNK_BYTES - CHUNK_BYTES);
 /// Buffers of each size kept for the next reads: what a few streams need at one time.

@@ -127,7 +127,7 @@ async fn files_of_every_size_around_a_read_come_out_whole_and_shorter_ones_do_no
     let chunk = 64 * 1024_usize;
     let few = [1, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk, 3 * chunk + 1, 5 * chunk, 7 * chunk - 1];
     // More than is read in the smaller chunks of the beginning.
-    let many = [16 * chunk - 1, 16 * chunk, 17 * chunk, 20 * chunk + 1, 28 * chunk, 33 * chunk - 1];
+    let many = [256 * chunk, 257 * chunk + 1, 264 * chunk, 270 * chunk - 1];
     for size in few.into_iter().chain(many) {
         let bytes: Vec<u8> = (0..size).map(|position| (position * 31 % 251) as u8).collect();
         std::fs::write(&path, &bytes).unwrap();
@@ -155,7 +155,7 @@ async fn files_of_every_size_around_a_read_come_out_whole_and_shorter_ones_do_no
 async fn room_is_asked_for_once_and_only_when_a_stream_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
-    let bytes = vec![1; 4 << 20];
+    let bytes = vec![1; 20 << 20];
     std::fs::write(&path, &bytes).unwrap();
     for has_room in [true, false] {
         let (asked, asking) = std::sync::mpsc::channel();
@@ -165,7 +165,7 @@ async fn room_is_asked_for_once_and_only_when_a_stream_is_taken() {
         });
         let mut chunks = blob.into_stream();
         let mut taken = 0;
-        while taken < 1 << 20 {
+        while taken < 16 << 20 {
             assert!(asking.try_recv().is_err(), "{taken} bytes are taken");
             let chunk = chunks.next().await.unwrap().unwrap();
             assert_eq!(chunk.len(), 64 * 1024);

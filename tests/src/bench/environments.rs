@@ -15,7 +15,7 @@ use muster_model::spec::{CommandSpec, Profile};
 use tokio::sync::mpsc;
 
 use super::engine::Engine;
-use super::{Bench, goal};
+use super::{Bench, goal, percentile, shown};
 use crate::load::process;
 
 /// Starts of each peer in a round, in turn.
@@ -219,14 +219,8 @@ impl Peer {
     }
 
     fn percentile(&self, percent: usize) -> Duration {
-        let mut times = self.times.clone();
-        times.sort_unstable();
-        times[(times.len() - 1) * percent / 100]
+        percentile(&self.times, percent)
     }
-}
-
-fn shown(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1e3)
 }
 
 fn driver(directory: &Path) -> SandboxEnvironment {

@@ -37,6 +37,8 @@ enum Figure {
     Leftovers,
     /// How soon hostile programs are dead
     Kills,
+    /// PostgreSQL: how soon after it accepts a case may start, how soon a database is cloned, and a suite that needs one beside its peers
+    Services,
 }
 
 /// Measures Muster beside its peers.
@@ -75,6 +77,7 @@ fn main() {
             Figure::Starts => bench.starts(),
             Figure::Leftovers => bench.leftovers(),
             Figure::Kills => bench.kills(),
+            Figure::Services => bench.services(),
         }
     }
 }
