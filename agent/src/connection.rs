@@ -105,7 +105,11 @@ impl Connection {
             Ok::<(), tonic::Status>(())
         };
         if let Err(status) = ended.await {
-            tracing::warn!(code = %status.code(), why = status.message(), "the stream to the coordinator broke");
+            tracing::warn!(
+                code = muster_proto::code_name(status.code()),
+                why = status.message(),
+                "the stream to the coordinator broke"
+            );
         }
         let _ = self.signals.send(Signal::Closed).await;
         heard

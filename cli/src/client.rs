@@ -155,6 +155,15 @@ pub fn lookup_refusal(url: &str, run: u64) -> impl FnOnce(Status) -> FleetError 
     }
 }
 
+/// A refused question about an operation as an error.
+pub fn operation_refusal(url: &str, operation: &str) -> impl FnOnce(Status) -> FleetError {
+    let (url, operation) = (url.to_owned(), operation.to_owned());
+    move |status| match status.code() {
+        Code::NotFound => FleetError::NoSuchOperation { operation },
+        _ => refusal(&url, "show the operation")(status),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,5 +211,7 @@ mod tests {
         assert!(matches!(submission_refusal("u", kind)(Status::internal("x")), FleetError::Refused { .. }));
         assert!(matches!(refusal("u", "x")(Status::unavailable("x")), FleetError::Unreachable { .. }));
         assert!(matches!(lookup_refusal("u", 7)(Status::not_found("x")), FleetError::NoSuchRun { run: 7 }));
+        assert!(matches!(operation_refusal("u", "x")(Status::not_found("x")), FleetError::NoSuchOperation { .. }));
+        assert!(matches!(operation_refusal("u", "x")(Status::internal("x")), FleetError::Refused { .. }));
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use muster_agent::AgentError;
+use muster_model::limits::OPERATION_KEPT_TIME;
 use muster_model::platform::EnvironmentKind;
+use muster_proto::code_name;
 
 use crate::cache_error::CacheError;
 use crate::exit_code::ExitCode;
@@ -107,6 +109,12 @@ pub enum FleetError {
         /// Its number.
         run: u64,
     },
+    /// There is no such operation, or not any more.
+    #[error("there is no operation {operation}")]
+    NoSuchOperation {
+        /// As it was typed.
+        operation: String,
+    },
     /// No image has that name.
     #[error("no image is named {name}")]
     NoSuchImage {
@@ -204,6 +212,10 @@ impl ExpectedError {
         match self {
             Self::Fleet(FleetError::Precondition { message, .. }) => causes.push(without_hints(message)),
             Self::Fleet(FleetError::Protocol { message }) => causes.push(message.clone()),
+            Self::Fleet(FleetError::NoSuchOperation { .. }) => causes.push(format!(
+                "it is forgotten {} after its end at the latest, and when the coordinator is started again",
+                text::duration(OPERATION_KEPT_TIME)
+            )),
             Self::Project(ProjectError::BuildFailed { output, .. }) if !output.is_empty() => {
                 causes.push(output.trim_end().to_owned());
             }
@@ -263,7 +275,7 @@ impl ExpectedError {
 
 fn status_words(status: &tonic::Status) -> String {
     match (status.message(), status.code()) {
-        ("", code) => code.description().to_owned(),
+        ("", code) => format!("{}, without a word", code_name(code)),
         (message, _) => message.to_owned(),
     }
 }
@@ -291,6 +303,10 @@ impl FleetError {
                 ]
             }
             Self::NoSuchRun { .. } => vec!["muster runs list".into()],
+            Self::NoSuchOperation { .. } => vec![
+                "muster fleet status shows operations that run and wait".into(),
+                "muster runs list shows runs, which have numbers".into(),
+            ],
             Self::NoRuns => vec!["muster test".into()],
             Self::Lost { run, url, .. } => vec![
                 "the run goes on when the coordinator is back".into(),

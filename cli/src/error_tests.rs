@@ -132,6 +132,7 @@ fn the_remaining_families_are_told_apart() {
         fleet(FleetError::NoFleet { url: "http://127.0.0.1:7420".into(), data: "/home/x/.local/share/muster".into() }),
         fleet(FleetError::NoSuchRun { run: 9 }),
         fleet(FleetError::NoRuns),
+        fleet(FleetError::NoSuchOperation { operation: "operations/0f\u{1b}[2J".into() }),
         fleet(FleetError::Refused { action: "list runs", source: Box::new(tonic::Status::internal("")) }),
         fleet(FleetError::Upload { source: "disk full".into() }),
         fleet(FleetError::Protocol { message: "an event was left out".into() }),
@@ -153,8 +154,12 @@ fn the_remaining_families_are_told_apart() {
       hint: muster runs list
     [3] error: no run is recorded yet
       hint: muster test
+    [3] error: there is no operation operations/0f\u{1b}[2J
+      cause: it is forgotten 5 min 00 s after its end at the latest, and when the coordinator is started again
+      hint: muster fleet status shows operations that run and wait
+      hint: muster runs list shows runs, which have numbers
     [3] error: the coordinator refused to list runs
-      cause: Internal error
+      cause: INTERNAL, without a word
     [3] error: cannot upload what the tests need
       cause: disk full
     [3] error: the coordinator's answer makes no sense

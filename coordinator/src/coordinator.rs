@@ -1,9 +1,10 @@
 //! A coordinator from start to stop.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::middleware::map_response;
+use axum::middleware::{map_request, map_response};
 use futures_util::Stream;
 use muster_model::limits;
 use muster_proto::longrunning::operations_server::OperationsServer;
@@ -20,6 +21,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::actions::Actions;
+use crate::arrivals::Arrivals;
 use crate::clock::Clock;
 use crate::closure::Closures;
 use crate::configuration::{ActionCacheWrites, Config};
@@ -226,6 +228,10 @@ impl Parts {
             .add_service(RunsServer::new(runs).max_decoding_message_size(limit))
             .add_service(StatusServer::new(status).max_decoding_message_size(limit));
         let mut routes = routes.routes();
+        let arrivals = Arrivals::default();
+        // Before the HTTP caches are there, which have rules of their own for bodies.
+        let services = std::mem::take(routes.axum_router_mut());
+        *routes.axum_router_mut() = services.layer(map_request(move |request| ready(arrivals.watch(request))));
         http.add_to(&mut routes);
         routes
     }

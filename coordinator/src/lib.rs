@@ -12,6 +12,7 @@
 
 mod actions;
 mod agents;
+mod arrivals;
 mod budget;
 mod clock;
 mod closure;

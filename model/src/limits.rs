@@ -24,7 +24,12 @@ pub const UPLOAD_BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
 pub const DOWNLOAD_BYTES_AHEAD_MAX: usize = 64 * 1024;
 /// How long a client may take nothing of a download that waits for it.
 pub const DOWNLOAD_STALL_TIME: Duration = Duration::from_secs(30);
-/// Bytes that an upload must bring in each [`UPLOAD_PROGRESS_TIME`] that the coordinator waits for it.
+/// Bytes of requests that are not whole, or of messages of a stream that are not, which a coordinator holds in memory at one time, all clients
+/// together. Reports of agents may have as much again.
+pub const ARRIVING_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Bytes of each request that are not counted among them: its share of the connection's window.
+pub const ARRIVING_BYTES_FREE: usize = 64 * 1024;
+/// Bytes that an upload, or any other request, must bring in each [`UPLOAD_PROGRESS_TIME`] that the coordinator waits for it.
 pub const UPLOAD_PROGRESS_BYTES_MIN: u64 = 64 * 1024;
 /// See [`UPLOAD_PROGRESS_BYTES_MIN`].
 pub const UPLOAD_PROGRESS_TIME: Duration = Duration::from_secs(30);

@@ -8,7 +8,10 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
+mod codes;
 pub mod convert;
+
+pub use codes::code_name;
 
 pub use generated::build::bazel::remote::asset::v1 as asset;
 pub use generated::build::bazel::remote::execution::v2 as reapi;

@@ -43,6 +43,20 @@ fn an_unreachable_coordinator() {
 }
 
 #[test]
+fn an_unknown_operation() {
+    let place = Place::empty();
+    let fleet = Fleet::start(&place, 0);
+    let words =
+        ["there is no operation operations/0f", "cause:", "hint: muster fleet status", "hint: muster runs list"];
+    fails(place.muster(["runs", "why", "operations/0f", "--fleet", &fleet.url()]), 3, &words);
+    fails(
+        place.muster(["runs", "why", "9", "--fleet", &fleet.url()]),
+        3,
+        &["there is no run 9", "hint: muster runs list"],
+    );
+}
+
+#[test]
 fn no_agent_that_can_run_it_says_what_is_missing() {
     let place = Place::of("workspace");
     let fleet = Fleet::start(&place, 1);

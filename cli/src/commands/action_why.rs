@@ -1,11 +1,13 @@
 //! `muster runs why OPERATION`: where the time of a remotely executed action went, and one sentence of advice.
 
+use muster_proto::code_name;
 use muster_proto::v1::{ShowActionRequest, ShowActionResponse};
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::fleet_access::{AskArguments, ask};
 use super::{Format, answer, answer_json};
-use crate::client::refusal;
+use crate::client::operation_refusal;
 use crate::error::ExpectedError;
 use crate::table::{Align, Table};
 use crate::text;
@@ -17,7 +19,7 @@ const SHARE_PERCENT: u64 = 40;
 pub(super) async fn run(operation: String, arguments: &AskArguments) -> Result<(), ExpectedError> {
     let shown = ask(arguments, false, async |client| {
         let answer = client.status().show_action(ShowActionRequest { operation: operation.clone() }).await;
-        Ok(answer.map_err(refusal(client.url(), "show the operation"))?.into_inner())
+        Ok(answer.map_err(operation_refusal(client.url(), &operation))?.into_inner())
     })
     .await?;
     match arguments.format {
@@ -89,6 +91,11 @@ fn requester(shown: &ShowActionResponse) -> String {
     }
 }
 
+/// The status that the action ended with, by its name.
+fn status(shown: &ShowActionResponse) -> &'static str {
+    code_name(Code::from(shown.code))
+}
+
 fn page(shown: &ShowActionResponse) -> String {
     let is_done = shown.stage == "done";
     let mut page = format!(
@@ -103,7 +110,11 @@ fn page(shown: &ShowActionResponse) -> String {
         if shown.agent.is_empty() { "on no agent".into() } else { format!("on {}", text::escape_line(&shown.agent)) },
     );
     if is_done {
-        page.push_str(&format!("status {}, exit code {}", shown.code, shown.exit_code));
+        page.push_str(&format!("status {}", status(shown)));
+        // What was not executed, or left no result, has no exit code, which the wire can't tell from 0.
+        if shown.code == 0 || shown.exit_code != 0 {
+            page.push_str(&format!(", exit code {}", shown.exit_code));
+        }
         if !shown.message.is_empty() {
             page.push_str(&format!(": {}", text::escape_line(&shown.message)));
         }
@@ -159,6 +170,7 @@ fn object(shown: &ShowActionResponse) -> Value {
         "processes_peak": shown.processes_peak,
         "processes_created": shown.processes_created,
         "code": shown.code,
+        "status": (shown.stage == "done").then(|| status(shown)),
         "message": shown.message,
         "exit_code": shown.exit_code,
         "advice": advice(shown),
@@ -201,7 +213,7 @@ mod tests {
         insta::assert_snapshot!(page(&shown()), @r"
         operations/0f: CppCompile for //shapes:volume, done after 100.000 ms
         asked by bazel 4.2.3, invocation b7\u{1b}[2J; 2 requests answered; on build-1
-        status 0, exit code 0
+        status OK, exit code 0
 
         part              time  share
         queue         1.250 ms    1 %
@@ -215,6 +227,23 @@ mod tests {
 
         advice: the time is the command's own
         ");
+    }
+
+    #[test]
+    fn a_status_has_its_name_and_an_exit_code_only_where_there_is_one() {
+        let of = |code: Code, message: &str, exit_code| {
+            let shown = ShowActionResponse { code: code.into(), message: message.into(), exit_code, ..shown() };
+            assert_eq!(object(&shown)["status"], code_name(code));
+            page(&shown).lines().nth(2).unwrap_or_default().to_owned()
+        };
+        assert_eq!(of(Code::Ok, "", 3), "status OK, exit code 3");
+        assert_eq!(
+            of(Code::FailedPrecondition, "no agent has base \u{1b}[2J", 0),
+            "status FAILED_PRECONDITION: no agent has base \\u{1b}[2J"
+        );
+        assert_eq!(of(Code::DeadlineExceeded, "1s", 137), "status DEADLINE_EXCEEDED, exit code 137: 1s");
+        let waiting = ShowActionResponse { stage: "queued".into(), ..shown() };
+        assert_eq!(object(&waiting)["status"], Value::Null);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use muster_proto::asset::push_client::PushClient;
 use muster_proto::asset::{
     FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, PushBlobRequest, PushDirectoryRequest, Qualifier,
 };
+use muster_proto::code_name;
 use muster_proto::reapi::{Digest, Directory};
 use tonic::{Code, Status};
 
@@ -136,7 +137,7 @@ async fn push_directory(session: &Session) -> Answer {
     let fetched =
         client!(FetchClient, session).fetch_directory(request).await.map_err(Finding::of_optional)?.into_inner();
     let status = fetched.status.unwrap_or_default();
-    require!(status.code == 0, "the status is {:?}: {}", Code::from(status.code), status.message);
+    require!(status.code == 0, "the status is {}: {}", code_name(Code::from(status.code)), status.message);
     require!(fetched.root_directory_digest == Some(root), "it is {:?}", fetched.root_directory_digest);
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! Rules of the ContentAddressableStorage service for blobs that fit a message.
 
 use bytes::Bytes;
+use muster_proto::code_name;
 use muster_proto::reapi::{BatchReadBlobsRequest, Digest};
 use tonic::{Code, Status};
 
 use super::session::Session;
-use super::{Answer, Check, Finding, broken, checks, refused, require};
+use super::{Answer, Check, Finding, broken, checks, named, refused, require};
 
 pub(super) const CHECKS: &[Check] = checks![
     Must "cas/missing-lists-absent", "FindMissingBlobsResponse.missing_blob_digests":
@@ -112,7 +113,7 @@ async fn update_stores(session: &Session) -> Answer {
     let blobs: Vec<_> = [1, 1000, 100_000].map(|size| session.bytes(size)).into();
     let digests: Vec<_> = blobs.iter().map(|bytes| session.digest(bytes)).collect();
     let codes = session.update(digests.iter().cloned().zip(blobs).collect()).await?;
-    require!(codes == [Code::Ok; 3], "the statuses are {codes:?}");
+    require!(codes == [Code::Ok; 3], "the statuses are {}", named(&codes));
     let missing = session.missing(&digests).await?;
     require!(missing.is_empty(), "{} of 3 are missing afterwards", missing.len());
     Ok(())
@@ -122,20 +123,20 @@ async fn update_again(session: &Session) -> Answer {
     let bytes = session.bytes(100);
     let digest = session.upload(bytes.clone()).await?;
     let codes = session.update(vec![(digest, bytes)]).await?;
-    require!(codes == [Code::Ok], "the status is {codes:?}");
+    require!(codes == [Code::Ok], "the status is {}", named(&codes));
     Ok(())
 }
 
 async fn update_empty_blob(session: &Session) -> Answer {
     let codes = session.update(vec![(session.digest(b""), Bytes::new())]).await?;
-    require!(codes == [Code::Ok], "the status is {codes:?}");
+    require!(codes == [Code::Ok], "the status is {}", named(&codes));
     Ok(())
 }
 
 /// A batch of one that has to be refused, for itself or as a whole.
 async fn refused_and_not_stored(session: &Session, digest: Digest, data: Bytes) -> Answer {
     match session.update(vec![(digest.clone(), data)]).await {
-        Ok(codes) => require!(codes == [Code::InvalidArgument], "the status is {codes:?}"),
+        Ok(codes) => require!(codes == [Code::InvalidArgument], "the status is {}", named(&codes)),
         Err(status) => invalid(&status, "the request")?,
     }
     never_there(session, digest).await
@@ -155,7 +156,7 @@ async fn update_independent(session: &Session) -> Answer {
     let good = session.bytes(100);
     let digest = session.digest(&good);
     let codes = session.update(vec![(session.unknown_digest(50), session.bytes(50)), (digest.clone(), good)]).await?;
-    require!(codes == [Code::InvalidArgument, Code::Ok], "the statuses are {codes:?}");
+    require!(codes == [Code::InvalidArgument, Code::Ok], "the statuses are {}", named(&codes));
     let missing = session.missing(&[digest]).await?;
     require!(missing.is_empty(), "the good one is missing afterwards");
     Ok(())
@@ -198,7 +199,7 @@ async fn update_full_batch(session: &Session) -> Answer {
     let blobs = batch(session, stated_limit(session)?);
     let count = blobs.len();
     let codes = session.update(blobs).await?;
-    require!(codes == vec![Code::Ok; count], "the statuses are {codes:?}");
+    require!(codes == vec![Code::Ok; count], "the statuses are {}", named(&codes));
     Ok(())
 }
 
@@ -226,9 +227,9 @@ async fn read_not_found(session: &Session) -> Answer {
     for response in responses {
         let code = Code::from(response.status.unwrap_or_default().code);
         if response.digest.as_ref() == Some(&absent) {
-            require!(code == Code::NotFound, "the absent one is {code:?}");
+            require!(code == Code::NotFound, "the absent one is {}", code_name(code));
         } else {
-            require!(code == Code::Ok && response.data == bytes, "the present one is {code:?}");
+            require!(code == Code::Ok && response.data == bytes, "the present one is {}", code_name(code));
         }
     }
     Ok(())

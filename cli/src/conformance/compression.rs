@@ -1,6 +1,7 @@
 //! Rules of compressed blobs, with zstd.
 
 use bytes::Bytes;
+use muster_proto::code_name;
 use muster_proto::reapi::{
     BatchReadBlobsRequest, BatchUpdateBlobsRequest, Digest, batch_update_blobs_request, compressor,
 };
@@ -180,7 +181,7 @@ async fn batch_update(session: &Session) -> Answer {
     let bytes = compressible(session, 100);
     let digest = session.digest(&bytes);
     let code = update(session, &digest, compress(&bytes)?).await?;
-    require!(code == Code::Ok, "the status is {code:?}");
+    require!(code == Code::Ok, "the status is {}", code_name(code));
     let read = session.read_one(&digest).await?;
     require!(read == bytes, "other bytes came back");
     Ok(())
@@ -190,7 +191,7 @@ async fn batch_update_wrong_hash(session: &Session) -> Answer {
     offered_in_batches(session)?;
     let digest = session.unknown_digest(1000);
     let code = update(session, &digest, compress(&session.bytes(1000))?).await?;
-    require!(code == Code::InvalidArgument, "the status is {code:?}");
+    require!(code == Code::InvalidArgument, "the status is {}", code_name(code));
     let missing = session.missing(std::slice::from_ref(&digest)).await?;
     require!(missing == [digest], "it is there afterwards");
     Ok(())

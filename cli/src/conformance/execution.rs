@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use muster_proto::code_name;
 use muster_proto::reapi::{
     Directory, DirectoryNode, ExecuteRequest, ExecutionPolicy, FileNode, SymlinkNode, command, execution_stage,
 };
@@ -199,7 +200,7 @@ async fn working_directory_missing(session: &Session) -> Answer {
     job.command.working_directory = "nowhere/deep".into();
     let refusal = jobs::refusal(session, &job.upload(session).await?).await?;
     let (code, message) = (refusal.code, refusal.message);
-    require!(code == tonic::Code::InvalidArgument, "it is answered with {code:?}: {message}");
+    require!(code == tonic::Code::InvalidArgument, "it is answered with {}: {message}", code_name(code));
     Ok(())
 }
 

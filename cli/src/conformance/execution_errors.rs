@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use muster_proto::code_name;
 use muster_proto::reapi::{Action, Directory, DirectoryNode, ExecuteRequest, FileNode, Platform, platform};
 use tonic::Code;
 
@@ -62,7 +63,12 @@ async fn timed_out(session: &Session, script: &str) -> Result<(muster_proto::rea
 async fn timeout(session: &Session) -> Answer {
     let start = Instant::now();
     let (_, ended) = timed_out(session, "sleep 30").await?;
-    require!(ended.code() == Code::DeadlineExceeded, "the status is {:?}: {}", ended.code(), ended.status().message);
+    require!(
+        ended.code() == Code::DeadlineExceeded,
+        "the status is {}: {}",
+        code_name(ended.code()),
+        ended.status().message
+    );
     require!(start.elapsed() < Duration::from_secs(25), "it was answered after {:?}", start.elapsed());
     Ok(())
 }
@@ -84,12 +90,12 @@ async fn timeout_too_long(session: &Session) -> Answer {
     let mut job = Job::shell(session, "true");
     job.action.timeout = Some(prost_types::Duration { seconds: 20 * 365 * 24 * 3600, nanos: 0 });
     let refusal = jobs::refusal(session, &job.upload(session).await?).await?;
-    require!(refusal.code == Code::InvalidArgument, "it is {:?}: {}", refusal.code, refusal.message);
+    require!(refusal.code == Code::InvalidArgument, "it is {}: {}", code_name(refusal.code), refusal.message);
     Ok(())
 }
 
 fn precondition(refusal: &Refusal) -> Answer {
-    require!(refusal.code == Code::FailedPrecondition, "it is {:?}: {}", refusal.code, refusal.message);
+    require!(refusal.code == Code::FailedPrecondition, "it is {}: {}", code_name(refusal.code), refusal.message);
     Ok(())
 }
 
@@ -228,7 +234,7 @@ async fn no_arguments(session: &Session) -> Answer {
     job.command.arguments.clear();
     let refusal = jobs::refusal(session, &job.upload(session).await?).await?;
     let expected = [Code::InvalidArgument, Code::FailedPrecondition];
-    require!(expected.contains(&refusal.code), "it is {:?}: {}", refusal.code, refusal.message);
+    require!(expected.contains(&refusal.code), "it is {}: {}", code_name(refusal.code), refusal.message);
     Ok(())
 }
 
@@ -236,7 +242,7 @@ async fn absolute_output(session: &Session) -> Answer {
     for path in ["/etc/hostname", "../outside"] {
         let job = Job::shell(session, "true").outputs(&[path]);
         let refusal = jobs::refusal(session, &job.upload(session).await?).await?;
-        require!(refusal.code == Code::InvalidArgument, "{path} is {:?}: {}", refusal.code, refusal.message);
+        require!(refusal.code == Code::InvalidArgument, "{path} is {}: {}", code_name(refusal.code), refusal.message);
     }
     Ok(())
 }
@@ -246,7 +252,7 @@ async fn no_action_message(session: &Session) -> Answer {
     // A field number 0, which no message has.
     let action = session.upload([&[0], session.word().as_bytes()].concat().into()).await?;
     let refusal = jobs::refusal(session, &action).await?;
-    require!(refusal.code == Code::InvalidArgument, "it is {:?}: {}", refusal.code, refusal.message);
+    require!(refusal.code == Code::InvalidArgument, "it is {}: {}", code_name(refusal.code), refusal.message);
     Ok(())
 }
 
@@ -255,7 +261,7 @@ async fn without_digest(session: &Session) -> Answer {
     let request = ExecuteRequest { instance_name: session.instance(), ..ExecuteRequest::default() };
     match session.execution().execute(request).await {
         Ok(stream) => match jobs::follow(stream.into_inner()).await {
-            Ok(ended) => require!(ended.code() == Code::InvalidArgument, "it is {:?}", ended.code()),
+            Ok(ended) => require!(ended.code() == Code::InvalidArgument, "it is {}", code_name(ended.code())),
             Err(jobs::Stopped::Status(status)) => refused(Err::<(), _>(status), &[Code::InvalidArgument], "it")?,
             Err(other) => return Err(other.into()),
         },

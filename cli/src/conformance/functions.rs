@@ -7,7 +7,7 @@ use muster_proto::reapi::{
 use tonic::Code;
 
 use super::session::{Session, digest_with, function_number};
-use super::{Answer, Check, Finding, checks, require};
+use super::{Answer, Check, Finding, checks, named, require};
 
 pub(super) const CHECKS: &[Check] = checks![
     Must "functions/sha256", "DigestFunction.SHA256":
@@ -37,8 +37,8 @@ async fn round_trip(session: &Session, function: DigestFunction, number: i32) ->
     let update =
         BatchUpdateBlobsRequest { instance_name: instance_name.clone(), requests: vec![one], digest_function: number };
     let responses = session.cas().batch_update_blobs(update).await?.into_inner().responses;
-    let codes: Vec<_> = responses.iter().map(|one| one.status.clone().unwrap_or_default().code).collect();
-    require!(codes == [0], "BatchUpdateBlobs answered {codes:?}");
+    let codes = responses.iter().map(|one| Code::from(one.status.clone().unwrap_or_default().code)).collect::<Vec<_>>();
+    require!(codes == [Code::Ok], "BatchUpdateBlobs answered {}", named(&codes));
     let find = FindMissingBlobsRequest {
         instance_name: instance_name.clone(),
         blob_digests: vec![digest.clone()],

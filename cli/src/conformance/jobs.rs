@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use muster_proto::code_name;
 use muster_proto::longrunning::Operation;
 use muster_proto::longrunning::operation;
 use muster_proto::reapi::{
@@ -95,7 +96,9 @@ impl Ended {
         match (Code::from(status.code), self.response.result) {
             (Code::Ok, Some(result)) => Ok(result),
             (Code::Ok, None) => Err(Finding::Broken("the response has no result".into())),
-            (code, _) => Err(Finding::Broken(format!("the action was not executed: {code:?}: {}", status.message))),
+            (code, _) => {
+                Err(Finding::Broken(format!("the action was not executed: {}: {}", code_name(code), status.message)))
+            }
         }
     }
 

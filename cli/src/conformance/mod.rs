@@ -30,6 +30,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use muster_proto::code_name;
 use session::Session;
 use tonic::{Code, Status};
 
@@ -81,7 +82,12 @@ impl From<Status> for Finding {
 }
 
 fn said(status: &Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
+    format!("{}: {}", code_name(status.code()), status.message())
+}
+
+/// Codes in words.
+fn named(codes: &[Code]) -> String {
+    codes.iter().map(|code| code_name(*code)).collect::<Vec<_>>().join(", ")
 }
 
 type Answer = Result<(), Finding>;

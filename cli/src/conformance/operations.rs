@@ -1,5 +1,6 @@
 //! Rules of the long-running operations that executions are.
 
+use muster_proto::code_name;
 use muster_proto::longrunning::operations_client::OperationsClient;
 use muster_proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest, Operation,
@@ -116,7 +117,7 @@ async fn cancel(session: &Session) -> Answer {
     let (_, stream, name) = running(session, "sleep 30").await?;
     cancel_by_name(session, &name).await??;
     match jobs::follow(stream).await {
-        Ok(ended) => require!(ended.code() == Code::Cancelled, "its status is {:?}", ended.code()),
+        Ok(ended) => require!(ended.code() == Code::Cancelled, "its status is {}", code_name(ended.code())),
         Err(jobs::Stopped::Status(status)) => refused(Err::<(), _>(status), &[Code::Cancelled], "the stream")?,
         Err(other) => return Err(other.into()),
     }

@@ -8,6 +8,7 @@ use muster_model::digest::{Digest as ModelDigest, DigestFunction, hex};
 use muster_model::limits;
 use muster_proto::bytestream::byte_stream_client::ByteStreamClient;
 use muster_proto::bytestream::{ReadRequest, WriteRequest};
+use muster_proto::code_name;
 use muster_proto::reapi::action_cache_client::ActionCacheClient;
 use muster_proto::reapi::capabilities_client::CapabilitiesClient;
 use muster_proto::reapi::content_addressable_storage_client::ContentAddressableStorageClient;
@@ -258,7 +259,7 @@ impl Session {
         let status = response.status.unwrap_or_default();
         match Code::from(status.code) {
             Code::Ok => Ok(response.data),
-            code => Err(Finding::Broken(format!("BatchReadBlobs answered {code:?}: {}", status.message))),
+            code => Err(Finding::Broken(format!("BatchReadBlobs answered {}: {}", code_name(code), status.message))),
         }
     }
 

@@ -38,7 +38,7 @@ pub use byte_stream::ByteStreamService;
 pub use capabilities::CapabilitiesService;
 pub use cas::StorageService;
 pub(crate) use execution::ExecutionService;
-pub(crate) use operations::OperationsService;
+pub(crate) use operations::{OperationsService, unknown as unknown_operation};
 
 /// What a message may have beside its payload of [`MESSAGE_BYTES_MAX`], in bytes.
 const FRAMING_BYTES: usize = 64 * 1024;

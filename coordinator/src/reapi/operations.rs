@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use muster_model::limits::OPERATIONS_LISTED_MAX;
+use muster_model::limits::{OPERATION_KEPT_TIME, OPERATIONS_LISTED_MAX};
 use muster_proto::longrunning::operations_server::Operations;
 use muster_proto::longrunning::{
     CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse,
@@ -27,9 +27,17 @@ impl OperationsService {
     }
 }
 
+/// Characters of a name that a refusal repeats: names of operations are shorter, and what else somebody sends may be as long as a message.
+const NAME_SHOWN_MAX: usize = 100;
+
 /// There is no operation of that name, or not any more.
-pub(super) fn unknown(name: &str) -> Status {
-    Status::not_found(format!("operation {name:?} is not known"))
+pub(crate) fn unknown(name: &str) -> Status {
+    let shown: String = name.chars().take(NAME_SHOWN_MAX).collect();
+    let kept = OPERATION_KEPT_TIME.as_secs();
+    Status::not_found(format!(
+        "operation {shown:?} is not known, or was forgotten, which it is {kept} s after its end at the latest\n\
+         hint: `muster fleet status` shows operations that run and wait"
+    ))
 }
 
 #[tonic::async_trait]

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use super::stopping;
 use crate::actions::Actions;
 use crate::counters::Counters;
+use crate::reapi::unknown_operation;
 use crate::scheduler_task::Input;
 use crate::storage::{self, Storage};
 
@@ -39,10 +40,7 @@ impl v1::status_server::Status for StatusService {
         request: Request<v1::ShowActionRequest>,
     ) -> Result<Response<v1::ShowActionResponse>, Status> {
         let name = request.into_inner().operation;
-        let shown = self.room.show(&name);
-        shown
-            .map(Response::new)
-            .ok_or_else(|| Status::not_found(format!("operation {name:?} is not known, or was forgotten")))
+        self.room.show(&name).map(Response::new).ok_or_else(|| unknown_operation(&name))
     }
 
     async fn cache_stats(

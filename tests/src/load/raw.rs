@@ -102,6 +102,13 @@ fn code(headers: &HeaderMap) -> Option<i32> {
 
 /// Sends bytes as fast as the server takes them, to the end or until it takes no more.
 pub async fn send_all(stream: &mut SendStream<Bytes>, bytes: impl Iterator<Item = Bytes>) {
+    send(stream, bytes).await;
+    // A stream that the server has closed already needs no end.
+    let _ = stream.send_data(Bytes::new(), true);
+}
+
+/// The same without an end: the server waits for more.
+pub async fn send(stream: &mut SendStream<Bytes>, bytes: impl Iterator<Item = Bytes>) {
     for mut piece in bytes {
         while !piece.is_empty() {
             stream.reserve_capacity(piece.len());
@@ -113,6 +120,4 @@ pub async fn send_all(stream: &mut SendStream<Bytes>, bytes: impl Iterator<Item 
             }
         }
     }
-    // A stream that the server has closed already needs no end.
-    let _ = stream.send_data(Bytes::new(), true);
 }

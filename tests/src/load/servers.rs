@@ -102,6 +102,11 @@ impl Server {
         self.program.id()
     }
 
+    /// Where a coordinator keeps its data.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// What it has used so far.
     pub fn figures(&self) -> Figures {
         Figures::of(self.id())

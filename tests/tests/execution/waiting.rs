@@ -98,7 +98,9 @@ async fn the_last_cancellation_kills_and_the_ones_before_do_not() {
     tokio::task::spawn_blocking(move || eventually("it is killed", || !is_running(&marker))).await.expect("killed");
     // Cancelling what is over changes nothing, and what is not known is not found.
     world.remote.cancel(&one).await.expect("known");
-    assert_eq!(world.remote.cancel("operations/0").await.expect_err("unknown").code(), Code::NotFound);
+    let unknown = world.remote.cancel("operations/0").await.expect_err("unknown");
+    assert_eq!(unknown.code(), Code::NotFound);
+    assert!(unknown.message().contains("\nhint: `muster fleet status`"), "{unknown:?}");
     // The slot is free again.
     assert_eq!(world.remote.run(&Script::new("exit 0")).await.code(), Code::Ok);
 }

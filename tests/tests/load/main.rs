@@ -4,6 +4,7 @@ mod floods;
 mod large;
 mod messages;
 mod slow;
+mod stalled;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
