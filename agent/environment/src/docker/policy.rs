@@ -156,6 +156,8 @@ mod tests {
         ["NetworkMode", "Memory", "MemorySwap", "PidsLimit", "MaskedPaths", "ReadonlyPaths", "Mounts", "RestartPolicy"];
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
         #[test]
         fn t1_9_no_job_can_ask_for_more(
             image in ".{0,20}",
