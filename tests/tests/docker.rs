@@ -3,6 +3,7 @@
 #[path = "../../agent/environment/tests/docker/engine.rs"]
 mod engine;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use muster_tests::programs::{Fleet, Place, eventually, start_until};
@@ -17,8 +18,8 @@ fn succeed(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// A small root file system of this host's shell and a few programs, imported into the fleet; gives its digest.
-fn import(place: &Place, fleet: &Fleet) -> String {
+/// Packs a small root file system of this host's shell and a few programs.
+fn pack(place: &Place) -> PathBuf {
     let root = place.beside("root");
     let programs = ["/bin/sh", "/bin/cat", "/bin/sleep"];
     let listed = String::from_utf8(succeed(Command::new("ldd").args(programs))).expect("ldd writes text");
@@ -29,6 +30,12 @@ fn import(place: &Place, fleet: &Fleet) -> String {
     std::os::unix::fs::symlink("etc/os-release", root.join("release")).expect("a link");
     let archive = place.beside("root.tar");
     succeed(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg("."));
+    archive
+}
+
+/// Imports that root into the fleet; gives its digest.
+fn import(place: &Place, fleet: &Fleet) -> String {
+    let archive = pack(place);
     let mut command = place.muster(["image", "import", "--format", "json", "--fleet", &fleet.url()]);
     let imported: Value = serde_json::from_slice(&succeed(command.arg(archive))).expect("JSON");
     imported["image"].as_str().expect("a digest").to_owned()
@@ -104,9 +111,21 @@ fn a_suite_runs_in_a_container_of_an_imported_image() {
     let again = place.test(&["--fleet", &fleet.url()]);
     assert_eq!(again.count("cached"), 1, "{again:#?}");
 
-    // The engine's own image, for the suite and a service of its.
-    let archive = place.beside("root.tar").to_string_lossy().into_owned();
-    let digest = engine.docker(&["import", &archive]);
+    eventually("every container is gone", || engine.docker(&["ps", "--all", "--quiet"]).is_empty());
+    // Removed with the agent, which drains at its first signal.
+    fleet.agents[0].signal(Signal::SIGTERM);
+    fleet.agents[0].wait();
+    assert_eq!(engine.labelled(), "");
+}
+
+#[test]
+fn an_image_of_the_engine_s_is_for_the_suite_and_a_service() {
+    let engine = Engine::start();
+    let place = Place::empty();
+    let mut fleet = Fleet::start(&place, 0);
+    fleet.start_agent(&[&flag(&engine)]);
+    fleet.wait_for_agents(&place, 1);
+    let digest = engine.docker(&["import", &pack(&place).to_string_lossy()]);
     script(&place, "engine.sh", "#!/bin/sh\ntest \"$(cat /release)\" = 'ID=imported' && test ! -e /usr/bin/env\n");
     let digest = digest.trim();
     place.write(
@@ -127,7 +146,6 @@ fn a_suite_runs_in_a_container_of_an_imported_image() {
     eventually("every other container is gone", || {
         engine.docker(&["ps", "--all", "--quiet", "--filter", "status=exited"]).is_empty()
     });
-    // Removed with the agent, which drains at its first signal.
     fleet.agents[0].signal(Signal::SIGTERM);
     fleet.agents[0].wait();
     assert_eq!(engine.labelled(), "");
